@@ -1,0 +1,167 @@
+"""What every stage shares: arguments, errors, whole-file writes, and folders for unfinished work."""
+
+import argparse
+import ctypes
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import orjson
+import psutil
+
+WORK = Path(".work")  # unfinished work, outside DVC's outs, which it deletes before each run
+
+
+def fail(message: str, code: int = 1) -> NoReturn:
+    """End the program with one line on stderr and exit status `code`."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def arguments(description: str | None, *names: str) -> argparse.Namespace:
+    """Parse `--name PATH` for each of `names` (all required); from here on, SIGTERM and a dead parent end the stage."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception, so that servers are stopped
+    die_with_parent()
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in names:
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    return parser.parse_args()
+
+
+def die_with_parent() -> None:
+    """Ask Linux to end this process when its parent dies, so that a killed `dvc repro` leaves nothing running."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside `path` for a file or folder, and rename it to `path` if the block succeeds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
+    remove(temporary)
+    try:
+        yield temporary
+        remove(path)
+        temporary.rename(path)
+    finally:
+        remove(temporary)
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder with all in it, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> Any:
+    """Return what the JSON file at `path` holds."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        fail(f"{path}: no such file: run 'dvc repro' to make it")
+    except ValueError as error:
+        fail(f"{path}: not JSON: {error}")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, Chinese left readable."""
+    with whole(path) as temporary:
+        temporary.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+
+def read_jsonl(path: Path) -> list[dict]:
+    """Return the rows of a JSON Lines file."""
+    if not path.is_file():
+        fail(f"{path}: no such file: run 'dvc repro' to make it")
+    return [orjson.loads(line) for line in path.read_bytes().splitlines()]
+
+
+def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
+    """Write one JSON object a line."""
+    with whole(path) as temporary, temporary.open("wb") as file:
+        file.writelines(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows)
+
+
+def fingerprint(*things: Any) -> str:
+    """Return 16 hex digits that change when a value, or the content of a file or folder (a `Path`), changes."""
+    digest = hashlib.sha256()
+    for thing in things:
+        if isinstance(thing, Path):
+            for file in sorted(f for f in [thing, *thing.rglob("*")] if f.is_file()):
+                digest.update(str(file.relative_to(thing)).encode() + file_sha256(file).encode())
+        else:
+            digest.update(json.dumps(thing, sort_keys=True).encode())
+    return digest.hexdigest()[:16]
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def work_folder(stage: str, key: str) -> Path:
+    """Return `.work/STAGE/KEY`, where a killed run left what it had done; folders of other keys, now stale, go."""
+    folder = WORK / stage / key
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in folder.parent.iterdir():
+        if stale != folder:
+            remove(stale)
+    return folder
+
+
+def need_space(path: Path, bytes_needed: int, what: str) -> None:
+    """Stop with one line if the disk that holds `path` has less than `bytes_needed` free."""
+    free = shutil.disk_usage(path).free
+    if free < bytes_needed:
+        fail(f"{path}: {what} needs {bytes_needed / 1e9:.1f} GB of disk, {free / 1e9:.1f} GB are free")
+
+
+def base_folder(base: dict) -> Path:
+    """Return the folder that `models/base.json` names, checked to be there still."""
+    folder = Path(os.path.expanduser(base["path"]))
+    if not (folder / "config.json").is_file():
+        fail(f"{folder}: the base model of models/base.json is not there: run 'dvc repro --force base'")
+    return folder
+
+
+def call(command: list[str], environment: dict[str, str]) -> None:
+    """Run a program that ends when this process ends; a failure of it is ours, in one line."""
+    path = f"{sys.prefix}/bin{os.pathsep}{os.environ['PATH']}"  # LLaMA-Factory looks for torchrun there
+    process = subprocess.Popen(command, env=os.environ | environment | {"PATH": path}, preexec_fn=die_with_parent)
+    try:
+        status = process.wait()
+    finally:
+        process.terminate()
+        process.wait()
+    if status:
+        fail(f"{Path(command[0]).name} {command[1]} ended with status {status}: the reason stands above")
+
+
+def need_memory(base: dict, factor: float, what: str) -> None:
+    """Stop with one line if the GPU, or the machine where there is none, has less memory than `factor` × the weights."""
+    weights = sum(file["bytes"] for name, file in base["files"].items() if name.endswith(".safetensors"))
+    have, where = memory()
+    if have < factor * weights:
+        fail(f"{what}: {base['model']} needs at least {factor * weights / 1e9:.1f} GB of memory, {where} has {have / 1e9:.1f} GB")
+
+
+def memory() -> tuple[int, str]:
+    """Return the bytes that a model can take, and of what: all GPUs together, or the machine's free memory."""
+    query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    if shutil.which("nvidia-smi"):
+        found = subprocess.run(query, capture_output=True, text=True)
+        if found.returncode == 0 and found.stdout.strip():
+            return sum(int(mib) << 20 for mib in found.stdout.split()), "the GPU"
+    return psutil.virtual_memory().available, "the machine"

@@ -1,0 +1,168 @@
+"""merged: base and adapter as one model with our chat template inside, after the gate passed and its answers were checked.
+
+Usage: stages/run merged --base models/base.json --adapter models/adapter --predictions data/predictions \
+           --metrics metrics.json --template templates/export.yaml --templates templates/chat --out models/merged
+
+The parity check asks a vLLM server of the merged model for the log-probabilities of the adapter's own answers, prompts
+sent as messages through the template inside the model: token ids must be equal, log-probabilities within rounding.
+"""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from stages import server
+from stages.common import (
+    arguments,
+    base_folder,
+    call,
+    fail,
+    need_memory,
+    need_space,
+    read_json,
+    read_jsonl,
+    remove,
+    whole,
+    write_json,
+)
+from stages.params import Gate, Merged, Params, read_params
+from stages.predictions import SERVING_BYTES, logprobs
+
+# Mean difference of log-probabilities (nats a token) that rounding explains. A merge rounds W + BA once to the weights'
+# precision, relative error 2^-24, 2^-11, 2^-8 for these; measured on the embedded base by bench/parity.py.
+TOLERANCE = {"float32": 0.002, "float16": 0.01, "bfloat16": 0.06}
+
+
+def shortfalls(metrics: dict, gate: Gate) -> list[str]:
+    """Return a line for each demand of the gate that the metrics do not meet."""
+    found = []
+    for name, least in gate.scores.items():
+        score = look_up(metrics["tuned"], name, "scores")
+        if score < least:
+            found.append(f"{name} of tuned is {score:.2f}, merged.gate.scores asks for {least:g} or more")
+    for name, bound in gate.gains.items():
+        gain = look_up(metrics["intervals"]["gain"], name, "gains")
+        if gain["low"] <= bound:
+            text = f"[{gain['low']:.2f}, {gain['high']:.2f}]"
+            found.append(f"{name}: the gain's 95 % interval {text} does not lie above {bound:g} (merged.gate.gains)")
+    return found
+
+
+def look_up(known: dict, name: str, key: str):
+    if name not in known:
+        fail(f"params.yaml: merged.gate.{key}.{name}: no such metric, expected one of {', '.join(known)}", 2)
+    return known[name]
+
+
+def export_config(template: dict, params: Params, base: Path, adapter: Path, out: Path) -> dict:
+    """Return a LLaMA-Factory export config: the template, the parameters over it, then the paths of this run."""
+    return template | {
+        "model_name_or_path": str(base),
+        "adapter_name_or_path": str(adapter),
+        "template": params.adapter.template,
+        "infer_dtype": params.merged.dtype,
+        "export_dir": str(out),
+    }
+
+
+def export(config: dict, out: Path) -> None:
+    """Run LLaMA-Factory's export in a process of its own."""
+    out.mkdir(parents=True)
+    file = out.with_name(".export.yaml")
+    try:
+        file.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+        call([f"{sys.prefix}/bin/llamafactory-cli", "export", str(file)], {})
+    finally:
+        remove(file)
+
+
+def put_template(chat_template: Path, folder: Path) -> None:
+    """Make `chat_template` the model's own, and its end of turn a token that ends generation everywhere.
+
+    LLaMA-Factory exports the base's template, not the one it trained with (LF#9392), and the base's
+    generation_config.json, which may not know the end-of-turn token.
+    """
+    shutil.copyfile(chat_template, folder / "chat_template.jinja")
+    config = read_json(folder / "tokenizer_config.json")
+    config.pop("chat_template", None)
+    write_json(folder / "tokenizer_config.json", config)
+    tokenizer = read_json(folder / "tokenizer.json")
+    ends = {token["id"] for token in tokenizer["added_tokens"] if token["content"] == text_of(config["eos_token"])}
+    file = folder / "generation_config.json"
+    generation = json.loads(file.read_text()) if file.exists() else {}
+    known = generation.get("eos_token_id") or []
+    generation["eos_token_id"] = sorted(ends | set(known if isinstance(known, list) else [known]))
+    write_json(file, generation)
+
+
+def text_of(token: str | dict) -> str:
+    return token if isinstance(token, str) else token["content"]
+
+
+def dtype_of(folder: Path) -> str:
+    """Return the precision that a model's config.json states."""
+    config = read_json(folder / "config.json")
+    return config.get("dtype") or config.get("torch_dtype") or "float32"
+
+
+def differences(before: list[dict], after: list[dict]) -> np.ndarray:
+    """Return |Δ log-probability| of each token; the prompts and answers must be the same token ids."""
+    for old, new in zip(before, after, strict=True):
+        for part in ("prompt", "answer"):
+            if old[part] != new[part]:
+                fail(f"parity: sample {old['id']}: the merged model reads the {part} as other token ids than the adapter did")
+    pairs = [(o["logprobs"], n["logprobs"]) for o, n in zip(before, after, strict=True)]
+    return np.concatenate([np.abs(np.subtract(old, new)) for old, new in pairs])
+
+
+def parity(folder: Path, predictions: Path, params: Params, coarsest: str) -> dict:
+    """Return how far the merged model's log-probabilities lie from the adapter's; stop if farther than the tolerance."""
+    before = read_jsonl(predictions / "logprobs.jsonl")
+    if not before:
+        fail(f"{predictions}/logprobs.jsonl: no answers to compare, the tuned model gave empty ones only")
+    rows = {row["id"]: row for row in read_jsonl(predictions / "tuned.jsonl")}
+    settings = params.predictions
+    options = server.device_options(settings.gpu_memory_utilization, settings.tensor_parallel_size)
+    limits = {"dtype": settings.dtype, "max_model_len": settings.max_model_len}
+    with server.running(folder, folder.with_name(".vllm.log"), served_model_name="merged", **limits, **options) as url:
+        after = logprobs(url, "merged", [rows[row["id"]] for row in before])
+    remove(folder.with_name(".vllm.log"))
+    moved = differences(before, after)
+    tolerance = params.merged.tolerance or TOLERANCE[coarsest]
+    found = {"answers": len(before), "tokens": moved.size, "mean": float(moved.mean()), "max": float(moved.max())}
+    if found["mean"] > tolerance:
+        fail(f"parity: log-probabilities moved by {found['mean']:.4f} nats a token by the merge, {coarsest} allows {tolerance:g}")
+    return {name: round(value, 5) for name, value in found.items()} | {"tolerance": tolerance, "dtype": coarsest}
+
+
+def coarsest_dtype(merged: Merged, params: Params, base: Path) -> str:
+    """Return the least precise of the formats that the weights pass through between adapter and merged model."""
+    own = dtype_of(base)
+    used = {own if dtype == "auto" else dtype for dtype in (merged.dtype, params.predictions.dtype)}
+    return max(used, key=list(TOLERANCE).index)
+
+
+def main() -> None:
+    paths = arguments(__doc__, "base", "adapter", "predictions", "metrics", "template", "templates", "out")
+    params = read_params()
+    if short := shortfalls(read_json(paths.metrics), params.merged.gate):
+        fail(f"gate: {'; '.join(short)}: nothing was merged")
+    record = read_json(paths.base)
+    base = base_folder(record)
+    need_memory(record, SERVING_BYTES, "merged")
+    need_space(Path("."), 3 * sum(file["bytes"] for file in record["files"].values()), "the merged model and its copy in DVC's cache")
+    template = yaml.safe_load(paths.template.read_text(encoding="utf-8"))
+    with whole(paths.out) as folder:
+        export(export_config(template, params, base, paths.adapter, folder), folder)
+        put_template(paths.templates / f"{params.adapter.template}.jinja", folder)
+        found = parity(folder, paths.predictions, params, coarsest_dtype(params.merged, params, base))
+        write_json(folder / "parity.json", found)
+    print(f"merged: gate passed, log-probabilities moved by {found['mean']:.4f} nats a token ({found['tolerance']:g} allowed) -> {paths.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,204 @@
+"""The one reader of params.yaml: every section is checked against the types and limits below.
+
+Usage: from stages.params import read_params; adapter = read_params().adapter
+"""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from stages.common import fail
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Template = Literal["qwen", "qwen3_nothink", "deepseekr1"]
+
+
+class Section(BaseModel):
+    """A block of params.yaml; unknown keys and mistyped values are errors."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Raw(Section):
+    source: Literal["sample", "path", "modelscope"]
+    path: str | None
+    dataset: str
+    file: str
+    revision: str
+
+    @model_validator(mode="after")
+    def path_is_named(self) -> "Raw":
+        if self.source == "path" and not self.path:
+            raise ValueError("source is 'path', so raw.path must name a file")
+        return self
+
+
+class Base(Section):
+    source: Literal["tiny", "path", "modelscope"]
+    path: str | None
+    model: str | None
+    revision: str
+
+    @model_validator(mode="after")
+    def model_is_named(self) -> "Base":
+        if self.source == "path" and not self.path:
+            raise ValueError("source is 'path', so base.path must name a folder")
+        if self.source == "modelscope" and not self.model:
+            raise ValueError("source is 'modelscope', so base.model must name a model")
+        return self
+
+
+class Converted(Section):
+    format: Literal["auto", "huatuo"]
+    output: Literal["jsonl", "json"]
+    system: str
+    max_dialogues: Count | None
+    max_reject_rate: Share
+
+
+class Ratios(Section):
+    train: Annotated[float, Field(gt=0, lt=1)]
+    val: Annotated[float, Field(gt=0, lt=1)]
+    test: Annotated[float, Field(gt=0, lt=1)]
+
+    @model_validator(mode="after")
+    def sum_is_one(self) -> "Ratios":
+        total = self.train + self.val + self.test
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"train + val + test must be 1, not {total:g}")
+        return self
+
+
+class Split(Section):
+    ratios: Ratios
+    seed: int
+    near_duplicate_threshold: Annotated[float, Field(gt=0, le=1)]
+
+
+class Adapter(Section):
+    """Names and meanings are LLaMA-Factory's own, but for `bf16`, which may also be `auto`."""
+
+    template: Template
+    lora_rank: Annotated[int, Field(ge=1, le=512)]
+    lora_alpha: Count
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)]
+    lora_target: str
+    learning_rate: Annotated[float, Field(gt=0, lt=1)]
+    num_train_epochs: Annotated[float, Field(gt=0)]
+    max_steps: Annotated[int, Field(ge=-1)]
+    per_device_train_batch_size: Count
+    gradient_accumulation_steps: Count
+    cutoff_len: Annotated[int, Field(ge=16)]
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup", "cosine_with_restarts", "polynomial"]
+    warmup_ratio: Share
+    max_samples: Count | None
+    mask_history: bool
+    eval_steps: Annotated[float, Field(gt=0)]
+    early_stopping_steps: Count | None
+    disable_gradient_checkpointing: bool
+    bf16: bool | Literal["auto"]
+    seed: int
+
+
+class Predictions(Section):
+    max_new_tokens: Count
+    max_samples: Count | None
+    concurrency: Annotated[int, Field(ge=1, le=4096)]
+    base_url: str | None
+    repetition_penalty: Annotated[float, Field(gt=0, le=2)]
+    max_model_len: Annotated[int, Field(ge=64)]
+    dtype: Dtype
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)]
+    tensor_parallel_size: Count
+    parity_samples: Count
+
+    @model_validator(mode="after")
+    def answer_fits(self) -> "Predictions":
+        if self.max_new_tokens >= self.max_model_len:
+            raise ValueError(f"max_new_tokens ({self.max_new_tokens}) must be below max_model_len ({self.max_model_len})")
+        return self
+
+
+class Metrics(Section):
+    bootstrap: Annotated[int, Field(ge=100, le=100_000)]
+    seed: int
+
+
+class Gate(Section):
+    scores: dict[str, float]
+    gains: dict[str, float]
+
+
+class Merged(Section):
+    gate: Gate
+    dtype: Dtype
+    tolerance: Annotated[float, Field(gt=0)] | None
+
+
+class Serve(Section):
+    host: str
+    port: Port
+    model_name: str
+    max_model_len: Annotated[int, Field(ge=64)]
+    dtype: Dtype
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)]
+    tensor_parallel_size: Count
+
+
+class Params(Section):
+    """The whole of params.yaml."""
+
+    raw: Raw
+    base: Base
+    converted: Converted
+    split: Split
+    adapter: Adapter
+    predictions: Predictions
+    metrics: Metrics
+    merged: Merged
+    serve: Serve
+
+
+def read_params(path: Path = Path("params.yaml")) -> Params:
+    """Return the checked parameters; anything wrong ends the program with one line and exit status 2."""
+    try:
+        values = YAML(typ="safe", pure=True).load(path)
+    except FileNotFoundError:
+        fail(f"{path}: no such file: run this from the project's root", 2)
+    except YAMLError as error:
+        fail(f"{path}: not YAML: {' '.join(str(error).split())}", 2)
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        fail(f"{path}: {explain(error)}", 2)
+
+
+def explain(error: ValidationError) -> str:
+    """Return one line on the first thing wrong: where, the value, and what was expected."""
+    first = error.errors()[0]
+    place = [str(part) for part in first["loc"]]
+    where = ".".join(place)
+    if first["type"] == "extra_forbidden":
+        known = known_keys(place[:-1])
+        near = difflib.get_close_matches(place[-1], known, 1)
+        return f"{where}: unknown parameter" + (f", did you mean '{near[0]}'?" if near else f", expected one of {', '.join(known)}")
+    if first["type"] == "missing":
+        return f"{where}: missing"
+    if first["type"] == "value_error":
+        return f"{where}: {first['ctx']['error']}"
+    return f"{where}: {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+def known_keys(place: list[str]) -> list[str]:
+    """Return the keys that the section at `place` may have."""
+    model: Any = Params
+    for part in place:
+        model = model.model_fields[part].annotation
+    return list(model.model_fields)

@@ -1,0 +1,215 @@
+"""predictions: greedy answers of the base and the tuned model to the test part, by the server that users will meet.
+
+Usage: stages/run predictions --base models/base.json --adapter models/adapter --split data/split \
+           --templates templates/chat --out data/predictions
+
+One vLLM server holds the base and the adapter, with our chat template. Each answer is written as it comes to
+.work/predictions/KEY, so that a killed run asks for the missing ones only.
+"""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+from tqdm import tqdm
+
+from stages import server
+from stages.common import (
+    arguments,
+    base_folder,
+    fail,
+    fingerprint,
+    need_memory,
+    read_json,
+    read_jsonl,
+    remove,
+    whole,
+    work_folder,
+    write_json,
+    write_jsonl,
+)
+from stages.formats import messages
+from stages.params import Predictions, read_params
+
+MODELS = ("base", "tuned")
+TIMEOUT = httpx.Timeout(3600, connect=10)  # an answer waits its turn behind `concurrency` others
+SERVING_BYTES = 1.2  # memory that vLLM takes at the least, in multiples of the weights' size
+
+
+def samples(test: Path, most: int | None) -> list[dict]:
+    """Return what is asked: id (of the row's content), messages, and the reference answer."""
+    return [
+        {"id": hashlib.sha256(orjson.dumps(row)).hexdigest()[:16], "messages": messages(row), "reference": row["output"]}
+        for row in read_jsonl(test)[:most]
+    ]
+
+
+@contextmanager
+def endpoint(params: Predictions, base: Path, adapter: Path, chat_template: Path, log: Path) -> Iterator[str]:
+    """Yield the URL of a server that holds `base` and `tuned`: the one named, or one of our own."""
+    if params.base_url:
+        yield params.base_url.rstrip("/").removesuffix("/v1")
+        return
+    rank = read_json(adapter / "adapter_config.json")["r"]
+    options = server.device_options(params.gpu_memory_utilization, params.tensor_parallel_size)
+    with server.running(
+        base, log,
+        served_model_name="base",
+        tokenizer=str(adapter),  # the training's own: its end-of-turn token is where answers stop
+        chat_template=str(chat_template),
+        enable_lora="", lora_modules=f"tuned={adapter}", max_lora_rank=lora_rank(rank),
+        dtype=params.dtype, max_model_len=params.max_model_len, max_num_seqs=params.concurrency,
+        generation_config="vllm",  # not the base's own sampling
+        **options,
+    ) as url:  # fmt: skip
+        yield url
+
+
+def lora_rank(rank: int) -> int:
+    """Return the least rank that vLLM can be set to and that holds `rank`."""
+    return next(n for n in (8, 16, 32, 64, 128, 256, 320, 512) if n >= rank)
+
+
+async def ask(client: httpx.AsyncClient, model: str, sample: dict, params: Predictions) -> dict:
+    """Return one line of the predictions file.
+
+    Where a dialogue is too long for the model, its oldest question and answer are left out until it fits.
+    """
+    turns = sample["messages"]
+    while True:
+        reply = await client.post(
+            "/v1/chat/completions",
+            json={
+                "model": model,
+                "messages": turns,
+                "max_tokens": params.max_new_tokens,
+                "temperature": 0,
+                "repetition_penalty": params.repetition_penalty,
+            },
+        )
+        if reply.is_success:
+            break
+        first = 1 if turns[0]["role"] == "system" else 0
+        if reply.status_code != 400 or "context length" not in reply.text or len(turns) <= first + 1:
+            fail(f"{model}: sample {sample['id']}: the server says {reply.status_code}: {reply.text[:300]}")
+        turns = turns[:first] + turns[first + 2 :]
+    answer, usage = reply.json()["choices"][0], reply.json()["usage"]
+    return sample | {
+        "prediction": answer["message"]["content"] or "",
+        "finish_reason": answer["finish_reason"],
+        "prompt_tokens": usage["prompt_tokens"],
+        "completion_tokens": usage["completion_tokens"],
+    }
+
+
+async def answer_all(url: str, model: str, asked: list[dict], file: Path, params: Predictions) -> None:
+    """Ask what `file` does not yet hold, `concurrency` at once, and append each answer as it comes."""
+    done = answered(file)
+    missing = [sample for sample in asked if sample["id"] not in done]
+    limits = httpx.Limits(max_connections=params.concurrency)
+    progress = tqdm(total=len(asked), initial=len(asked) - len(missing), desc=model, unit=" answers", disable=None)
+    queue = iter(missing)
+    with file.open("ab") as output:
+        async with httpx.AsyncClient(base_url=url, timeout=TIMEOUT, limits=limits) as client:
+
+            async def worker() -> None:
+                for sample in queue:
+                    row = await ask(client, model, sample, params)
+                    output.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
+                    output.flush()
+                    progress.update()
+
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(params.concurrency, len(missing))):
+                    group.create_task(worker())
+    progress.close()
+
+
+def answered(file: Path) -> dict[str, dict]:
+    """Return the answers in `file` by id; a last line that a kill cut short is taken off."""
+    if not file.is_file():
+        return {}
+    lines = file.read_bytes().splitlines(keepends=True)
+    if lines and not lines[-1].endswith(b"\n"):
+        file.write_bytes(b"".join(lines := lines[:-1]))
+    return {row["id"]: row for row in map(orjson.loads, lines)}
+
+
+def logprobs(url: str, model: str, rows: list[dict]) -> list[dict]:
+    """Return, for each answer, its token ids and the log-probability (nats) of each given the prompt before it.
+
+    The prompt goes through the served chat template; vLLM's /tokenize and prompt_logprobs do the rest.
+    """
+    found = []
+    with httpx.Client(base_url=url, timeout=TIMEOUT) as client:
+        for row in tqdm(rows, desc="log-probabilities", unit=" answers", disable=None):
+            prompt = post(client, "/tokenize", {"model": model, "messages": row["messages"]})["tokens"]
+            text = {"model": model, "prompt": row["prediction"], "add_special_tokens": False}
+            answer = post(client, "/tokenize", text)["tokens"]
+            request = {"model": model, "prompt": prompt + answer, "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}
+            scored = post(client, "/v1/completions", request)["choices"][0]["prompt_logprobs"][len(prompt) :]
+            values = [entry[str(token)]["logprob"] for token, entry in zip(answer, scored, strict=True)]
+            found.append({"id": row["id"], "prompt": prompt, "answer": answer, "logprobs": values})
+    return found
+
+
+def post(client: httpx.Client, path: str, body: dict) -> Any:
+    reply = client.post(path, json=body)
+    if not reply.is_success:
+        fail(f"{client.base_url}{path}: the server says {reply.status_code}: {reply.text[:300]}")
+    return reply.json()
+
+
+def throughput(rows: dict[str, list[dict]], seconds: float, fresh: int) -> dict:
+    """Return what the answers took: `samples_per_second` and `tokens_per_second` count this session's answers only."""
+    tokens = sum(row["completion_tokens"] for model in rows.values() for row in model)
+    share = fresh / sum(map(len, rows.values()))
+    return {
+        "samples": sum(map(len, rows.values())),
+        "completion_tokens": tokens,
+        "seconds": round(seconds, 2),
+        "samples_per_second": round(fresh / seconds, 2),
+        "tokens_per_second": round(tokens * share / seconds, 1),
+    }
+
+
+def main() -> None:
+    paths = arguments(__doc__, "base", "adapter", "split", "templates", "out")
+    params = read_params()
+    predictions, chat_template = params.predictions, paths.templates / f"{params.adapter.template}.jinja"
+    record = read_json(paths.base)
+    need_memory(record, SERVING_BYTES, "predictions")
+    asked = samples(paths.split / "test.jsonl", predictions.max_samples)
+    what_counts = predictions.model_dump(exclude={"concurrency", "gpu_memory_utilization", "parity_samples"})
+    key = fingerprint(what_counts, record["files"], paths.adapter, paths.split / "test.jsonl", chat_template)
+    work = work_folder("predictions", key)
+    before = sum(len(answered(work / f"{model}.jsonl")) for model in MODELS)
+    with endpoint(predictions, base_folder(record), paths.adapter, chat_template, work / "vllm.log") as url:
+        start = time.perf_counter()
+        for model in MODELS:
+            asyncio.run(answer_all(url, model, asked, work / f"{model}.jsonl", predictions))
+        seconds = time.perf_counter() - start
+        files = {model: answered(work / f"{model}.jsonl") for model in MODELS}
+        rows = {model: [found[sample["id"]] for sample in asked] for model, found in files.items()}
+        kept = [row for row in rows["tuned"] if row["prediction"]][: predictions.parity_samples]
+        parity = logprobs(url, "tuned", kept)
+    speed = throughput(rows, seconds, sum(map(len, rows.values())) - before)
+    with whole(paths.out) as folder:
+        folder.mkdir()
+        for model in MODELS:
+            write_jsonl(folder / f"{model}.jsonl", rows[model])
+        write_jsonl(folder / "logprobs.jsonl", parity)
+        write_json(folder / "speed.json", speed)
+    if predictions.base_url:
+        remove(work)  # what that server holds is not part of KEY
+    print(f"predictions: {len(asked)} × 2 answers, {speed['samples_per_second']} a second -> {paths.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""raw: the source dialogues, byte for byte, from the embedded sample, a file or ModelScope.
+
+Usage: stages/run raw --sample data/sample/dialogues.jsonl --out data/raw
+"""
+
+import shutil
+from pathlib import Path
+
+from stages.common import arguments, fail, need_space, whole, work_folder
+from stages.params import Raw, read_params
+
+KINDS = (".jsonl",)
+
+
+def source(raw: Raw, sample: Path) -> Path:
+    """Return the file that `raw` names, downloaded first if it is on ModelScope."""
+    if raw.source == "sample":
+        return sample
+    if raw.source == "path":
+        return Path(raw.path or "").expanduser()
+    return download(raw)
+
+
+def download(raw: Raw) -> Path:
+    """Fetch the file of a ModelScope data set; an interrupted download goes on where it stopped."""
+    from modelscope.hub.file_download import dataset_file_download
+
+    folder = work_folder("raw", f"{raw.dataset.replace('/', '--')}@{raw.revision}")
+    try:
+        return Path(dataset_file_download(raw.dataset, raw.file, revision=raw.revision, local_dir=str(folder)))
+    except Exception as error:  # the SDK raises many kinds; each means that the file did not come
+        reason = " ".join(str(error).split()) or type(error).__name__
+        fail(
+            f"raw.dataset: {raw.dataset}: cannot fetch {raw.file} at {raw.revision} from ModelScope: {reason[:300]}; "
+            "run again to go on, or bring the file by hand and set raw.source: path, raw.path: FILE"
+        )
+
+
+def main() -> None:
+    paths = arguments(__doc__, "sample", "out")
+    raw = read_params().raw
+    file = source(raw, paths.sample)
+    if not file.is_file():
+        fail(f"raw.path: {file}: no such file")
+    if file.suffix not in KINDS:
+        fail(f"raw.path: {file}: expected a file that ends in {' or '.join(KINDS)}")
+    size = file.stat().st_size
+    if not size:
+        fail(f"raw.path: {file}: the file is empty")
+    need_space(Path("."), 2 * size, "a copy of the source and its conversion")
+    with whole(paths.out) as folder:
+        folder.mkdir()
+        shutil.copyfile(file, folder / f"dialogues{file.suffix}")
+    print(f"raw: {file} -> {paths.out}, {size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()

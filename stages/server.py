@@ -1,0 +1,121 @@
+"""A vLLM OpenAI server as a context manager: started on a free port, watched while it loads, stopped whatever happens."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+from stages.common import die_with_parent, fail
+
+START_SECONDS = 1800  # a 7B model from a slow disk, kernels compiled for the first time
+LOG_LINES = 15
+
+
+def vllm_python() -> Path:
+    """Return the Python of .venv-vllm, which stands beside the environment that runs this."""
+    python = Path(sys.prefix).parent / ".venv-vllm" / "bin" / "python"
+    if not python.exists():
+        fail(f"{python}: no vLLM environment: run 'make setup' first")
+    return python
+
+
+def command(model: Path | str, **options: str | int | float | None) -> list[str]:
+    """Return the command line of vLLM's OpenAI server; options are its own, with `_` for `-`, None left out."""
+    line = [str(vllm_python()), "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
+    for name, value in options.items():
+        if value is not None:
+            line += [f"--{name.replace('_', '-')}", *([] if value == "" else [str(value)])]
+    return line
+
+
+def environment() -> dict[str, str]:
+    """Return the variables that vLLM runs with: no usage reports, and two small defaults for machines without a GPU."""
+    return {
+        "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # every core, also where a container hides the NUMA nodes
+        **os.environ,
+        "VLLM_NO_USAGE_STATS": "1",
+        "HF_HUB_OFFLINE": "1",  # models are local paths
+    }
+
+
+def on_gpu() -> bool:
+    """Return whether vLLM will run on a GPU, that is, whether its GPU build is the one installed."""
+    return any(vllm_python().parent.parent.glob("lib/python*/site-packages/vllm-*.dist-info"))
+
+
+def device_options(gpu_memory_utilization: float, tensor_parallel_size: int) -> dict[str, str | float | int]:
+    """Return the options that depend on the device: on a CPU, compiling costs more than a small model gives back."""
+    if on_gpu():
+        return {"gpu_memory_utilization": gpu_memory_utilization, "tensor_parallel_size": tensor_parallel_size}
+    return {"enforce_eager": ""}
+
+
+def free_port() -> int:
+    """Return a TCP port of the loopback interface that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def running(model: Path | str, log: Path, **options: str | int | float | None) -> Iterator[str]:
+    """Yield the base URL (`http://127.0.0.1:PORT`) of a vLLM server that is up; its output goes to `log`.
+
+    A server that fails to start, or dies in the block, ends the program with the end of its log.
+    """
+    port = free_port()
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command(model, host="127.0.0.1", port=port, **options),
+            stdout=output, stderr=subprocess.STDOUT, env=environment(), start_new_session=True, preexec_fn=die_with_parent,
+        )  # fmt: skip
+    try:
+        wait_until_up(process, port, log)
+        yield f"http://127.0.0.1:{port}"
+    except httpx.TransportError as error:
+        time.sleep(1)  # a dying server closes its port before it is gone
+        if process.poll() is not None:
+            fail(f"vLLM died with status {process.returncode}; the end of {log}:\n{tail(log)}")
+        raise error
+    finally:
+        stop(process)
+
+
+def wait_until_up(process: subprocess.Popen, port: int, log: Path) -> None:
+    """Return when the server answers /health; stop the program if it ends or takes too long."""
+    start = time.monotonic()
+    print(f"vLLM loads on port {port}, log in {log} …", file=sys.stderr, flush=True)
+    while time.monotonic() - start < START_SECONDS:
+        if process.poll() is not None:
+            fail(f"vLLM did not start, status {process.returncode}; the end of {log}:\n{tail(log)}")
+        with contextlib.suppress(httpx.TransportError):
+            if httpx.get(f"http://127.0.0.1:{port}/health", timeout=5).is_success:
+                print(f"vLLM is up after {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+                return
+        time.sleep(0.5)
+    fail(f"vLLM did not start within {START_SECONDS} s; the end of {log}:\n{tail(log)}")
+
+
+def tail(log: Path) -> str:
+    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:])
+
+
+def stop(process: subprocess.Popen) -> None:
+    """End the server and every process of its session."""
+    with contextlib.suppress(ProcessLookupError):
+        process.terminate()
+        try:
+            process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            pass
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
