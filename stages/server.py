@@ -2,10 +2,12 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +18,7 @@ import httpx
 from stages.common import die_with_parent, fail
 
 START_SECONDS = 1800  # a 7B model from a slow disk, kernels compiled for the first time
+STOP_SECONDS = 20
 LOG_LINES = 15
 
 
@@ -72,11 +75,11 @@ def running(model: Path | str, log: Path, **options: str | int | float | None) -
 
     A server that fails to start, or dies in the block, ends the program with the end of its log.
     """
-    port = free_port()
+    port, sockets = free_port(), tempfile.mkdtemp(prefix="xinglin-")  # vLLM leaves its sockets behind
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command(model, host="127.0.0.1", port=port, **options),
-            stdout=output, stderr=subprocess.STDOUT, env=environment(), start_new_session=True, preexec_fn=die_with_parent,
+            command(model, host="127.0.0.1", port=port, **options), env=environment() | {"TMPDIR": sockets},
+            stdout=output, stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=die_with_parent,
         )  # fmt: skip
     try:
         wait_until_up(process, port, log)
@@ -88,6 +91,7 @@ def running(model: Path | str, log: Path, **options: str | int | float | None) -
         raise error
     finally:
         stop(process)
+        shutil.rmtree(sockets, ignore_errors=True)
 
 
 def wait_until_up(process: subprocess.Popen, port: int, log: Path) -> None:
@@ -113,9 +117,7 @@ def stop(process: subprocess.Popen) -> None:
     """End the server and every process of its session."""
     with contextlib.suppress(ProcessLookupError):
         process.terminate()
-        try:
-            process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            pass
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=STOP_SECONDS)
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

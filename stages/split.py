@@ -10,8 +10,8 @@ from hashlib import sha256
 from pathlib import Path
 
 from datasketch import MinHash, MinHashLSH
-from scipy.sparse.csgraph import connected_components
 from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from stages.common import arguments, fail, read_json, read_jsonl, whole, write_json, write_jsonl
 from stages.params import Split, read_params

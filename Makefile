@@ -1,0 +1,80 @@
+# Xinglin: from Chinese medical dialogues and a base model to a served question-answering model.
+# `make demo` and `make test` are the two commands to begin with; `make help` lists the rest.
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo repro test lint soak bench serve serve-check chat webui profile diff doctor gpu requirements
+
+UV_VERSION := 0.13.9
+UV   := $(or $(shell command -v uv 2>/dev/null),.tools/bin/uv)
+VLLM ?= $(if $(shell nvidia-smi -L 2>/dev/null),gpu,cpu)# which vLLM to install: gpu or cpu
+REV  ?= HEAD
+PY   := .venv/bin/python
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: .venv/ready .venv-vllm/ready-$(VLLM) ## install both environments, what is missing of them
+
+.tools/bin/uv:
+	python3 -m venv .tools
+	.tools/bin/pip install --quiet uv==$(UV_VERSION)
+
+.venv/ready: requirements/pipeline.txt | $(UV)
+	$(UV) venv --quiet --allow-existing --python 3.11 .venv
+	$(UV) pip sync --quiet --python $(PY) $<
+	@touch $@
+
+.venv-vllm/ready-$(VLLM): requirements/vllm-$(VLLM).txt | $(UV)
+	$(UV) venv --quiet --allow-existing --python 3.11 .venv-vllm
+	$(UV) pip sync --quiet --python .venv-vllm/bin/python $<
+	@rm -f .venv-vllm/ready-* && touch $@
+
+demo: setup repro ## set up, run the whole pipeline, print base against tuned
+	@$(PY) -m tools.table metrics.json
+
+repro: ## make what is not up to date (dvc repro)
+	.venv/bin/dvc repro
+
+test: setup lint ## every test, the real pipeline included
+	$(PY) -m pytest -m "not soak"
+
+lint: setup ## ruff and mypy
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+
+soak: setup ## the long tests: kills in the middle of training and answering
+	$(PY) -m pytest -m soak
+
+bench: setup ## the benchmarks behind the figures in the README
+	$(PY) -m bench.pipeline
+
+serve: ## serve models/merged by vLLM, as params.yaml says
+	@$(PY) -m tools.serve
+
+serve-check: ## ask the running server what a client would
+	@$(PY) -m tools.serve_check
+
+chat: ## LLaMA-Factory's chat page on base and adapter, loopback only
+	@$(PY) -m tools.board chat
+
+webui: ## LLaMA-Factory's board with base, adapter, template and data filled in, loopback only
+	@$(PY) -m tools.board webui
+
+profile: ## NAME=…: lay profiles/NAME.yaml over params.yaml
+	@$(PY) -m tools.profile "$(NAME)"
+
+diff: ## REV=…: what changed in params and metrics against a revision, as Markdown
+	@.venv/bin/dvc params diff --md $(REV)
+	@.venv/bin/dvc metrics diff --md $(REV)
+
+doctor: ## versions, hardware, what is missing: paste it into a bug report
+	@$(PY) -m tools.doctor
+
+gpu: ## watch the GPU (nvitop)
+	@$(UV) tool run nvitop
+
+requirements: | $(UV) ## compile requirements/*.in to pinned files
+	$(UV) pip compile --quiet --python-version 3.11 --no-header --no-annotate requirements/pipeline.in -o requirements/pipeline.txt
+	$(UV) pip compile --quiet --python-version 3.11 --no-header --no-annotate requirements/vllm-gpu.in -o requirements/vllm-gpu.txt
+	$(UV) pip compile --quiet --python-version 3.11 --no-header --no-annotate --override requirements/vllm-cpu.overrides \
+	  requirements/vllm-cpu.in -o requirements/vllm-cpu.txt

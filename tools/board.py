@@ -1,0 +1,70 @@
+"""LLaMA-Factory's own chat page or board, on loopback, with base, adapter, template and data of the pipeline filled in.
+
+Usage: make chat | make webui        (GRADIO_SERVER_PORT=… for another port than 7860)
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from stages.common import base_folder, fail, read_json
+from stages.params import read_params
+
+ADAPTER, SPLIT, BASE = Path("models/adapter"), Path("data/split"), Path("models/base.json")
+
+
+def settings() -> dict:
+    """Return what both pages need: the base's folder, the adapter's, the template."""
+    if not (ADAPTER / "adapter_config.json").is_file():
+        fail(f"{ADAPTER}: no adapter: run 'dvc repro adapter' to make it")
+    return {
+        "model_name_or_path": str(base_folder(read_json(BASE))),
+        "adapter_name_or_path": str(ADAPTER),
+        "template": read_params().adapter.template,
+    }
+
+
+def chat(known: dict) -> None:
+    options = [word for name, value in known.items() for word in (f"--{name}", value)]
+    program = f"{sys.prefix}/bin/llamafactory-cli"
+    os.execv(program, [program, "webchat", *options, "--enable_thinking", "false"])
+
+
+def webui(known: dict) -> None:
+    """Open the board; LLaMA-Factory has no option for what is chosen at the start, so its first values are replaced."""
+    import gradio as gr
+    from llamafactory.webui import engine, interface
+    from llamafactory.webui.components import top
+
+    resume = engine.Engine.resume
+    data = {"value": ["train"], "choices": ["train", "val", "test"]}
+    filled = {
+        "train.dataset_dir": {"value": str(SPLIT)},
+        "train.dataset": data,
+        "eval.dataset_dir": {"value": str(SPLIT)},
+        "eval.dataset": data | {"value": ["test"]},
+    }
+
+    def resume_filled(self):
+        for update in resume(self):
+            yield update | self._update_component(filled)
+
+    adapter = known["adapter_name_or_path"]
+    engine.load_config = lambda: {"lang": "zh", "hub_name": "modelscope", "last_model": "Custom", "path_dict": {}}
+    engine.Engine.resume = resume_filled
+    top.get_model_info = lambda name: (known["model_name_or_path"], known["template"])
+    top.list_checkpoints = lambda *_: gr.Dropdown(value=[adapter], choices=[adapter], multiselect=True)
+    interface.run_web_ui()
+
+
+def main() -> None:
+    pages = {"chat": chat, "webui": webui}
+    page = pages.get(sys.argv[1] if len(sys.argv) > 1 else "")
+    if page is None:
+        fail(f"expected one of {', '.join(pages)}", 2)
+    os.environ |= {"GRADIO_SERVER_NAME": "127.0.0.1", "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
+    page(settings())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""Print what a bug report needs: versions, hardware, disk, and what is missing for the active parameters.
+
+Usage: make doctor
+"""
+
+import platform
+import shutil
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import psutil
+
+from stages import server
+from stages.common import memory
+from stages.params import Params, read_params
+
+PACKAGES = ("llamafactory", "dvc", "torch", "transformers", "modelscope", "datasets")
+
+
+def vllm_version() -> str:
+    python = Path(sys.prefix).parent / ".venv-vllm" / "bin" / "python"
+    if not python.exists():
+        return "missing: run 'make setup'"
+    found = {d.name.split("-")[0]: d.name for d in python.parent.parent.glob("lib/python*/site-packages/vllm*.dist-info")}
+    return f"{next(iter(found.values()), 'missing').removesuffix('.dist-info')} ({'GPU' if server.on_gpu() else 'CPU'} build)"
+
+
+def package(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "missing: run 'make setup'"
+
+
+def gpu() -> str:
+    query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+    if not shutil.which("nvidia-smi"):
+        return "none"
+    found = subprocess.run(query, capture_output=True, text=True)
+    lines = found.stdout.strip().splitlines()
+    return f"{'; '.join(lines)} (watch it: make gpu, which runs nvitop)" if lines else f"nvidia-smi: {found.stderr.strip()}"
+
+
+def missing(params: Params) -> list[str]:
+    """Return a line for each thing that the active parameters need and this machine lacks."""
+    lacks = []
+    if params.raw.source == "path" and not Path(params.raw.path or "").expanduser().is_file():
+        lacks.append(f"raw.path: {params.raw.path}: no such file")
+    if params.base.source == "path" and not Path(params.base.path or "").expanduser().is_dir():
+        lacks.append(f"base.path: {params.base.path}: no such folder")
+    if params.base.source == "modelscope" and gpu() == "none":
+        lacks.append(f"base.model: {params.base.model}: a GPU, training on a CPU would take days")
+    if server.on_gpu() != (gpu() != "none"):
+        lacks.append("vLLM's build does not fit the hardware: run 'make setup'")
+    return lacks
+
+
+def main() -> None:
+    free, where = memory()
+    disk = shutil.disk_usage(".")
+    rows = {
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}, Python {platform.python_version()}",
+        **{name: package(name) for name in PACKAGES},
+        "vllm": vllm_version(),
+        "GPU": gpu(),
+        "processors": f"{psutil.cpu_count()}",
+        "memory": f"{psutil.virtual_memory().total / 1e9:.1f} GB, for a model {free / 1e9:.1f} GB ({where})",
+        "disk": f"{disk.free / 1e9:.1f} GB free of {disk.total / 1e9:.1f} GB",
+    }
+    for name, value in rows.items():
+        print(f"{name:14}{value}")
+    params = read_params()
+    print(f"{'active':14}raw {params.raw.source}, base {params.base.model or params.base.path or 'tiny'}, {params.adapter.template}")
+    for line in missing(params) or ["nothing"]:
+        print(f"{'missing':14}{line}")
+
+
+if __name__ == "__main__":
+    main()

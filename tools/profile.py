@@ -1,0 +1,47 @@
+"""Lay a profile over params.yaml, its comments kept, so that the switch is a diff to review.
+
+Usage: make profile NAME=deepseek-r1-1.5b
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from stages.common import fail, whole
+from stages.params import read_params
+
+PROFILES = Path("profiles")
+PARAMS = Path("params.yaml")
+
+
+def lay(over: dict, params: Any, place: str = "") -> None:
+    """Set each value of `over` in `params`, in place; a key that params.yaml does not have is an error."""
+    for key, value in over.items():
+        if key not in params:
+            fail(f"profile: {place}{key}: params.yaml has no such parameter", 2)
+        if isinstance(value, dict) and value and isinstance(params[key], dict):
+            lay(value, params[key], f"{place}{key}.")
+        else:
+            params[key] = value
+
+
+def main() -> None:
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    names = sorted(file.stem for file in PROFILES.glob("*.yaml"))
+    if name not in names:
+        fail(f"NAME={name}: no such profile, expected one of {', '.join(names)}", 2)
+    yaml = YAML()
+    yaml.width = 200
+    yaml.representer.add_representer(type(None), lambda r, _: r.represent_scalar("tag:yaml.org,2002:null", "null"))
+    params = yaml.load(PARAMS)
+    lay(YAML(typ="safe").load(PROFILES / f"{name}.yaml"), params)
+    with whole(PARAMS) as new:
+        yaml.dump(params, new)
+        read_params(new)  # a profile that does not fit leaves params.yaml as it was
+    print(f"profile: {name} laid over {PARAMS}: see 'git diff {PARAMS}', then run 'dvc repro'")
+
+
+if __name__ == "__main__":
+    main()
