@@ -1,0 +1,52 @@
+import pytest
+
+from stages.params import read_params
+from tests.conftest import ROOT, default_params
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"adapter.learning_rat": 0.1}, ["adapter.learning_rat", "unknown", "learning_rate"]),
+        ({"adapter.learning_rate": "fast"}, ["adapter.learning_rate", "'fast'", "number"]),
+        ({"adapter.lora_rank": 0}, ["adapter.lora_rank", "0", "greater than or equal to 1"]),
+        ({"adapter.lora_rank": True}, ["adapter.lora_rank", "True", "integer"]),
+        ({"adapter.template": "chatml"}, ["adapter.template", "'chatml'", "'qwen'"]),
+        ({"split.ratios.test": 0.5}, ["split.ratios", "must be 1", "1.3"]),
+        ({"raw.source": "path"}, ["raw", "raw.path"]),
+        ({"base.source": "modelscope"}, ["base", "base.model"]),
+        ({"serve.port": 70000}, ["serve.port", "70000", "65535"]),
+        ({"predictions.max_new_tokens": 4096}, ["max_new_tokens", "4096", "2048"]),
+        ({"speed": {}}, ["speed", "unknown"]),
+    ],
+)
+def test_a_wrong_parameter_is_one_line_with_place_value_and_expectation(workplace, capsys, change, words):
+    workplace(change)
+    with pytest.raises(SystemExit) as end:
+        read_params()
+    assert end.value.code == 2
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    for word in ["params.yaml", *words]:
+        assert word in line
+
+
+def test_a_missing_section_is_named(tmp_path, capsys):
+    (tmp_path / "params.yaml").write_text("raw: {source: sample}\n")
+    with pytest.raises(SystemExit):
+        read_params(tmp_path / "params.yaml")
+    assert "raw.path: missing" in capsys.readouterr().err
+
+
+def test_what_is_not_yaml_is_one_line(tmp_path, capsys):
+    (tmp_path / "params.yaml").write_text("raw: [1,\n  2: }\n")
+    with pytest.raises(SystemExit) as end:
+        read_params(tmp_path / "params.yaml")
+    assert end.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+
+
+def test_every_key_is_commented_with_a_question():
+    lines = [line for line in (ROOT / "params.yaml").read_text(encoding="utf-8").splitlines() if line.startswith("  ")]
+    keys = [line for line in lines if line[2] != " "]
+    assert len(keys) == sum(len(section) for section in default_params().values())
+    assert not [line for line in keys if not ("#" in line and "?" in line)]
