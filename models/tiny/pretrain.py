@@ -9,7 +9,6 @@ disc_medllm_examples.messages.jsonl and medicalgpt_1k.huatuo.jsonl; README.md be
 import argparse
 import json
 import lzma
-import math
 import random
 import sys
 import time

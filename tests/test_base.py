@@ -1,0 +1,53 @@
+import hashlib
+import json
+import shutil
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.hub import hub
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+TINY = ROOT / "models" / "tiny"
+
+
+def test_base_json_names_the_folder_and_each_files_checksum(workplace, stage):
+    folder = workplace()
+    assert stage("base", tiny=TINY, out="base.json").status == 0
+    found = json.loads((folder / "base.json").read_text())
+    assert found["files"]["config.json"]["sha256"] == hashlib.sha256((TINY / "config.json").read_bytes()).hexdigest()
+    assert "model.safetensors" in found["files"] and "pretrain.py" not in found["files"]
+
+
+@pytest.mark.parametrize("gone", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_a_folder_that_lacks_a_file_is_named_with_it(workplace, stage, tmp_path, gone):
+    shutil.copytree(TINY, tmp_path / "mine")
+    (tmp_path / "mine" / gone).unlink()
+    folder = workplace({"base.source": "path", "base.path": str(tmp_path / "mine")})
+    done = stage("base", tiny="none", out="base.json")
+    assert done.status == 1 and f"no {gone}" in done.error and not (folder / "base.json").exists()
+
+
+def test_a_folder_that_is_not_there_is_named(workplace, stage):
+    workplace({"base.source": "path", "base.path": "/nowhere/model"})
+    assert "/nowhere/model: no such folder" in stage("base", tiny="none", out="base.json").error
+
+
+def test_modelscopes_own_client_fetches_the_model(workplace, stage, tmp_path, monkeypatch):
+    folder = workplace({"base.source": "modelscope", "base.model": "someone/model"})
+    monkeypatch.setenv("MODELSCOPE_CACHE", str(tmp_path / "cache"))
+    files = {name: (TINY / name).read_bytes() for name in ("config.json", "tokenizer.json")} | {"model.safetensors": b"weights"}
+    with hub(files) as endpoint:
+        monkeypatch.setenv("MODELSCOPE_ENDPOINT", endpoint)
+        done = stage("base", tiny="none", out="base.json")
+    assert done.status == 0, done.err
+    found = json.loads((folder / "base.json").read_text())
+    assert found["model"] == "someone/model" and set(found["files"]) == set(files)
+
+
+def test_a_model_that_modelscope_does_not_serve_is_one_line(workplace, stage, tmp_path, monkeypatch):
+    workplace({"base.source": "modelscope", "base.model": "someone/model"})
+    monkeypatch.setenv("MODELSCOPE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("MODELSCOPE_ENDPOINT", "http://127.0.0.1:9")
+    done = stage("base", tiny="none", out="base.json")
+    assert done.status == 1 and "base.model: someone/model" in done.error and "base.source: path" in done.error

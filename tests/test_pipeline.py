@@ -1,0 +1,161 @@
+"""The real pipeline, once, in a copy of the project: what a user sees after `make demo`."""
+
+import json
+import signal
+import subprocess
+import time
+from contextlib import contextmanager
+
+import httpx
+import pytest
+
+from stages.server import free_port
+from tests.conftest import Project
+
+STAGES = ["raw", "base", "converted", "split", "adapter", "predictions", "metrics", "merged"]
+
+
+def ran(output: str) -> list[str]:
+    return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
+
+
+@contextmanager
+def background(project: Project, *command: str, **environment: str):
+    """Run a server in the copy, and stop it with SIGTERM at the end."""
+    log = project.folder.parent / f"{command[-1]}.txt"
+    with log.open("wb") as output:
+        python = str(project.folder.parent / ".venv" / "bin" / "python")
+        process = subprocess.Popen(
+            [python, *command], cwd=project.folder, env=project.environment | environment, stdout=output, stderr=output
+        )
+    try:
+        yield process, log
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def wait_for(process, log, url: str, seconds: float = 240) -> httpx.Response:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        assert process.poll() is None, log.read_text()[-3000:]
+        try:
+            reply = httpx.get(url, timeout=10)
+            if reply.is_success:
+                return reply
+        except httpx.TransportError:
+            pass
+        time.sleep(0.5)
+    raise AssertionError(f"no answer from {url}: {log.read_text()[-3000:]}")
+
+
+def test_the_tuned_model_is_ahead_of_the_base_beyond_the_interval(pipeline):
+    found = json.loads((pipeline.folder / "metrics.json").read_text())
+    assert found["intervals"]["gain"]["bleu-4"]["low"] > 0
+    assert found["tuned"]["bleu-4"] == pytest.approx(found["base"]["bleu-4"] + found["gain"]["bleu-4"], abs=2e-4)
+    parity = json.loads((pipeline.folder / "models" / "merged" / "parity.json").read_text())
+    assert parity["mean"] <= parity["tolerance"] and parity["tokens"] > 100
+
+
+def test_no_dialogue_is_lost_and_no_question_is_on_two_sides(pipeline):
+    stats = json.loads((pipeline.folder / "data" / "converted" / "stats.json").read_text())
+    report = json.loads((pipeline.folder / "data" / "split" / "report.json").read_text())
+    assert stats["raw"] == stats["converted"] + stats["rejected"] + stats["duplicates"]
+    assert sum(report["rows"].values()) == stats["converted"] and report["overlap"] == {"exact": 0, "near": 0}
+
+
+def test_only_what_a_user_commits_has_changed(pipeline):
+    changed = {line[3:].split("/")[0] for line in pipeline.run("git", "status", "--porcelain").stdout.splitlines()}
+    assert changed <= {"dvc.lock", "metrics.json", "plots"}
+
+
+def test_a_second_run_does_nothing_and_a_change_runs_only_what_follows(pipeline):
+    assert ran(pipeline.dvc("repro")) == []
+    pipeline.set({"serve.port": 8001})
+    assert ran(pipeline.dvc("repro", "--dry")) == []
+    pipeline.set({"adapter.learning_rate": 0.002})
+    assert ran(pipeline.dvc("repro", "--dry")) == STAGES[4:]
+    pipeline.run("git", "checkout", "params.yaml")
+
+
+def test_metrics_plots_and_experiments_are_ones_that_dvc_reads(pipeline):
+    assert "tuned.bleu-4" in pipeline.dvc("metrics", "show", "--md")
+    pipeline.dvc("plots", "show", "--json")
+    assert "merged" in pipeline.dvc("dag", "--md")
+
+
+def test_an_experiment_in_a_temporary_copy_leaves_the_workspace_alone(pipeline):
+    pipeline.run("git", "add", "-A")
+    pipeline.run("git", "commit", "-qm", "Results", "--allow-empty")
+    out = pipeline.dvc("exp", "run", "--temp", "-S", "metrics.bootstrap=200", "metrics")
+    assert ran(out) == ["metrics"]
+    assert pipeline.run("git", "status", "--porcelain").stdout == ""
+
+
+def test_a_colleague_pulls_from_the_remote_and_runs_nothing(pipeline, tmp_path):
+    pipeline.run("git", "add", "-A")
+    pipeline.run("git", "commit", "-qm", "Results", "--allow-empty")
+    pipeline.dvc("remote", "add", "--local", "-f", "-d", "shared", str(tmp_path / "remote"))
+    pipeline.dvc("push")
+    copy = pipeline.folder.parent / "colleague"
+    pipeline.run("git", "clone", "-q", str(pipeline.folder), str(copy))
+    colleague = Project.__new__(Project)
+    colleague.folder = copy
+    colleague.dvc("remote", "add", "--local", "-d", "shared", str(tmp_path / "remote"))
+    colleague.dvc("pull")
+    assert ran(colleague.dvc("repro")) == []
+    assert (copy / "models" / "merged" / "model.safetensors").stat().st_size > 1e6
+
+
+def test_the_merged_model_is_served_and_passes_the_check(pipeline):
+    port = free_port()
+    pipeline.set({"serve.port": port})
+    try:
+        with background(pipeline, "-m", "tools.serve") as (process, log):
+            wait_for(process, log, f"http://127.0.0.1:{port}/health")
+            out = pipeline.python("-m", "tools.serve_check").stdout
+            assert out.count("ok ") == 5 and "FAILED" not in out
+        gone = pipeline.python("-m", "tools.serve_check", expect=1).stdout
+        assert "no server answers" in gone and gone.count("\n") == 1
+    finally:
+        pipeline.run("git", "checkout", "params.yaml")
+
+
+@pytest.mark.parametrize("page", ["chat", "webui"])
+def test_llamafactorys_pages_open_on_loopback_with_everything_filled_in(pipeline, page):
+    port = free_port()
+    with background(pipeline, "-m", "tools.board", page, GRADIO_SERVER_PORT=str(port)) as (process, log):
+        html = wait_for(process, log, f"http://127.0.0.1:{port}/").text
+        assert "gradio" in html.lower()
+        if page == "webui":
+            config = httpx.get(f"http://127.0.0.1:{port}/config", timeout=30).text
+            assert "models/adapter" in config and "models/tiny" in config
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("victim", ["adapter", "predictions"])
+def test_a_run_killed_in_the_middle_ends_as_an_undisturbed_one(pipeline, tmp_path, victim):
+    project = Project(tmp_path / "xinglin")
+    python = str(project.folder.parent / ".venv" / "bin" / "dvc")
+    process = subprocess.Popen([python, "repro"], cwd=project.folder, env=project.environment, start_new_session=True,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    sign = {"adapter": ".work/adapter/*/checkpoint-*/trainer_state.json", "predictions": ".work/predictions/*/tuned.jsonl"}[victim]
+    end = time.monotonic() + 900
+    while not any(file.stat().st_size for file in project.folder.glob(sign)):
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.2)
+    process.kill()
+    process.wait()
+    time.sleep(5)  # what it started hears of its death and ends
+    out = project.dvc("repro")
+    if victim == "adapter":
+        assert "going on from" in out and "split" not in ran(out)
+    else:
+        assert "adapter" not in ran(out)
+    ours, theirs = (json.loads((p.folder / "metrics.json").read_text()) for p in (project, pipeline))
+    assert ours["training"]["best_validation_loss"] == pytest.approx(theirs["training"]["best_validation_loss"], abs=0.02)
+    assert ours["tuned"]["bleu-4"] == pytest.approx(theirs["tuned"]["bleu-4"], abs=1.0)

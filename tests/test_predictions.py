@@ -1,0 +1,124 @@
+import json
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import psutil
+import pytest
+
+from stages import predictions, server
+from tests.conftest import ROOT, params_with
+
+ASKED = [{"id": str(i), "messages": [{"role": "user", "content": f"问{i}"}], "reference": "答"} for i in range(6)]
+REPLY = {"choices": [{"message": {"content": "多喝水"}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 9, "completion_tokens": 4}}
+
+
+@contextmanager
+def openai_server(answer):
+    """Yield the URL of a server that answers each chat request with `answer(body)`, a status and a JSON value."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            status, value = answer(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            body = json.dumps(value).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *words):
+            pass
+
+    fake = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=fake.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{fake.server_port}"
+    finally:
+        fake.shutdown()
+        fake.server_close()
+
+
+def answer_all(url, file, changes=None):
+    import asyncio
+
+    asyncio.run(predictions.answer_all(url, "tuned", ASKED, file, params_with(changes).predictions))
+
+
+def test_only_what_is_missing_is_asked_and_a_torn_line_is_asked_again(tmp_path):
+    file, bodies = tmp_path / "tuned.jsonl", []
+    file.write_text(json.dumps(ASKED[0] | {"prediction": "早先"}) + "\n" + '{"id": "1", "pred')
+    with openai_server(lambda body: (bodies.append(body), (200, REPLY))[1]) as url:
+        answer_all(url, file)
+    found = predictions.answered(file)
+    assert len(bodies) == 5 and set(found) == {row["id"] for row in ASKED}
+    assert found["0"]["prediction"] == "早先" and found["1"]["prediction"] == "多喝水"
+
+
+def test_what_was_answered_before_a_failure_is_kept(tmp_path):
+    file, count = tmp_path / "tuned.jsonl", iter(range(100))
+    with (
+        openai_server(lambda body: (200, REPLY) if next(count) < 3 else (500, {"error": "out of memory"})) as url,
+        pytest.raises(BaseExceptionGroup),
+    ):
+        answer_all(url, file, {"predictions.concurrency": 1})
+    assert len(predictions.answered(file)) == 3
+
+
+def test_every_knob_of_an_answer_reaches_the_server(tmp_path):
+    bodies = []
+    with openai_server(lambda body: (bodies.append(body), (200, REPLY))[1]) as url:
+        answer_all(url, tmp_path / "a", {"predictions.max_new_tokens": 77, "predictions.repetition_penalty": 1.5})
+    assert {(b["model"], b["max_tokens"], b["repetition_penalty"], b["temperature"]) for b in bodies} == {("tuned", 77, 1.5, 0)}
+
+
+def test_a_dialogue_that_is_too_long_loses_its_oldest_turns(tmp_path):
+    turns = [{"role": "user" if i % 2 == 0 else "assistant", "content": f"第{i}句"} for i in range(7)]
+    tries = []
+
+    def answer(body):
+        tries.append(len(body["messages"]))
+        return (200, REPLY) if len(body["messages"]) <= 3 else (400, {"message": "maximum context length is 64 tokens"})
+
+    import asyncio
+
+    with openai_server(answer) as url:
+        sample = {"id": "x", "messages": turns, "reference": "答"}
+        asyncio.run(predictions.answer_all(url, "tuned", [sample], tmp_path / "a", params_with().predictions))
+    assert tries == [7, 5, 3]
+    assert predictions.answered(tmp_path / "a")["x"]["messages"] == turns
+
+
+def test_a_server_that_fails_to_start_shows_its_log_and_leaves_no_process(tmp_path, capsys):
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text('{"model_type": "unheard_of"}')
+    with pytest.raises(SystemExit), server.running(tmp_path / "broken", tmp_path / "vllm.log"):
+        raise AssertionError("it started")
+    line = capsys.readouterr().err
+    assert "vLLM did not start, status" in line and "unheard_of" in line
+    assert not [p for p in psutil.Process().children(recursive=True) if "vllm" in " ".join(p.cmdline())]
+
+
+def test_every_knob_of_the_server_reaches_its_command_line(tmp_path, monkeypatch):
+    seen = {}
+
+    @contextmanager
+    def running(model, log, **options):
+        seen.update(options)
+        yield "http://127.0.0.1:1"
+
+    (tmp_path / "adapter_config.json").write_text('{"r": 12}')
+    monkeypatch.setattr(server, "running", running)
+    monkeypatch.setattr(server, "on_gpu", lambda: True)
+    knobs = {"max_model_len": 333, "dtype": "float32", "gpu_memory_utilization": 0.4, "tensor_parallel_size": 3, "concurrency": 5}
+    chosen = params_with({f"predictions.{k}": v for k, v in knobs.items()} | {"predictions.max_new_tokens": 9}).predictions
+    with predictions.endpoint(chosen, ROOT, tmp_path, tmp_path / "qwen.jinja", tmp_path / "log"):
+        pass
+    expected = {"max_model_len": 333, "dtype": "float32", "gpu_memory_utilization": 0.4, "tensor_parallel_size": 3, "max_num_seqs": 5}
+    assert {k: seen[k] for k in expected} == expected
+    assert seen["max_lora_rank"] == 16 and seen["chat_template"].endswith("qwen.jinja")
+
+
+def test_base_url_is_used_as_it_is(tmp_path):
+    chosen = params_with({"predictions.base_url": "http://10.0.0.1:8000/v1/"}).predictions
+    with predictions.endpoint(chosen, ROOT, tmp_path, tmp_path, tmp_path) as url:
+        assert url == "http://10.0.0.1:8000"
