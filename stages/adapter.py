@@ -37,7 +37,7 @@ TRAINING_BYTES = 2.5  # memory that LoRA training takes at the least, in multipl
 def training_config(template: dict, adapter: Adapter, base: Path, split: Path, run: Path) -> dict:
     """Return a LLaMA-Factory config: the template, the parameters over it, then the paths of this run."""
     config = template | {k: v for k, v in adapter.model_dump().items() if v is not None}
-    rows = sum(1 for _ in (split / "train.jsonl").open("rb"))
+    rows = (split / "train.jsonl").read_bytes().count(b"\n")
     return config | {
         "model_name_or_path": str(base),
         "dataset_dir": str(split),

@@ -11,6 +11,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -53,7 +54,7 @@ def shortfalls(metrics: dict, gate: Gate) -> list[str]:
     return found
 
 
-def look_up(known: dict, name: str, key: str):
+def look_up(known: dict, name: str, key: str) -> Any:
     if name not in known:
         fail(f"params.yaml: merged.gate.{key}.{name}: no such metric, expected one of {', '.join(known)}", 2)
     return known[name]

@@ -118,7 +118,7 @@ def main() -> None:
     paths = arguments(__doc__, "predictions", "adapter", "out", "plots")
     metrics = read_params().metrics
     rows = pairs(paths.predictions)
-    found = summarise(*(table(rows[name], name) for name in MODELS), metrics)
+    found = summarise(table(rows["base"], "base"), table(rows["tuned"], "tuned"), metrics)
     found["speed"] = read_json(paths.predictions / "speed.json")
     found["training"] = read_json(paths.adapter / "training.json")
     write_plot(found, paths.plots)

@@ -18,8 +18,7 @@ TEXTS = [
 
 
 def dialogues():
-    for text, turns, system in itertools.product(TEXTS, (1, 3), ("", "你是一名谨慎的医疗助手。<|im_end|>")):
-        yield text, turns, system
+    return itertools.product(TEXTS, (1, 3), ("", "你是一名谨慎的医疗助手。<|im_end|>"))
 
 
 def messages(text: str, turns: int, system: str) -> list[dict]:

@@ -42,8 +42,7 @@ CHAT_TEMPLATE = (
 
 def read(file: Path) -> list[list[str]]:
     """Return a file's dialogues as lists of texts, question first, each distinct dialogue once."""
-    opened = lzma.open(file, "rt", encoding="utf-8") if file.suffix == ".xz" else file.open(encoding="utf-8")
-    with opened as lines:
+    with (lzma.open if file.suffix == ".xz" else open)(file, "rt", encoding="utf-8") as lines:
         return [list(d) for d in dict.fromkeys(tuple(turns(json.loads(line))) for line in lines) if len(d) > 1]
 
 
