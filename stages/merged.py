@@ -96,8 +96,8 @@ def put_template(chat_template: Path, folder: Path, repetition_penalty: float) -
     ends = {token["id"] for token in tokenizer["added_tokens"] if token["content"] == text_of(config["eos_token"])}
     file = folder / "generation_config.json"
     generation = json.loads(file.read_text()) if file.exists() else {}
-    known = generation.get("eos_token_id") or []
-    generation["eos_token_id"] = sorted(ends | set(known if isinstance(known, list) else [known]))
+    known = generation.get("eos_token_id", [])
+    generation["eos_token_id"] = sorted(ends | set(known if isinstance(known, list) else [known]) - {None})
     generation["repetition_penalty"] = repetition_penalty  # what was scored is what vLLM serves
     write_json(file, generation)
 

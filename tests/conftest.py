@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -126,6 +127,19 @@ def stage(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> Call
             signal.signal(signal.SIGTERM, before)
         out, err = capfd.readouterr()
         return SimpleNamespace(status=status, out=out, error=err.strip().splitlines()[-1] if err.strip() else "", err=err)
+
+    return call
+
+
+@pytest.fixture
+def stage_process() -> Callable[..., SimpleNamespace]:
+    """Give a function that runs a stage in a process of its own: ModelScope's client keeps its endpoint for life."""
+
+    def call(name: str, environment: dict[str, str], **paths: str | Path) -> SimpleNamespace:
+        words = [word for key, value in paths.items() for word in (f"--{key}", str(value))]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)} | environment
+        done = subprocess.run([sys.executable, "-m", f"stages.{name}", *words], env=environment, capture_output=True, text=True, timeout=300)
+        return SimpleNamespace(status=done.returncode, error=(done.stderr.strip().splitlines() or [""])[-1], err=done.stderr)
 
     return call
 

@@ -17,7 +17,7 @@ def hub(files: dict[str, bytes]) -> Iterator[str]:
         def do_GET(self) -> None:
             url = urlsplit(self.path)
             name = parse_qs(url.query).get("FilePath", [""])[0]
-            if url.path.endswith("/repo/files"):
+            if url.path.endswith("/repo/files") and files:
                 listed = [
                     {"Name": n, "Path": n, "Type": "blob", "Size": len(b), "Sha256": hashlib.sha256(b).hexdigest(), "Revision": "1"}
                     for n, b in files.items()

@@ -33,21 +33,20 @@ def test_a_folder_that_is_not_there_is_named(workplace, stage):
     assert "/nowhere/model: no such folder" in stage("base", tiny="none", out="base.json").error
 
 
-def test_modelscopes_own_client_fetches_the_model(workplace, stage, tmp_path, monkeypatch):
+def test_modelscopes_own_client_fetches_the_model(workplace, stage_process, tmp_path):
     folder = workplace({"base.source": "modelscope", "base.model": "someone/model"})
-    monkeypatch.setenv("MODELSCOPE_CACHE", str(tmp_path / "cache"))
     files = {name: (TINY / name).read_bytes() for name in ("config.json", "tokenizer.json")} | {"model.safetensors": b"weights"}
     with hub(files) as endpoint:
-        monkeypatch.setenv("MODELSCOPE_ENDPOINT", endpoint)
-        done = stage("base", tiny="none", out="base.json")
+        known = {"MODELSCOPE_ENDPOINT": endpoint, "MODELSCOPE_CACHE": str(tmp_path / "cache")}
+        done = stage_process("base", known, tiny="none", out="base.json")
     assert done.status == 0, done.err
     found = json.loads((folder / "base.json").read_text())
     assert found["model"] == "someone/model" and set(found["files"]) == set(files)
 
 
-def test_a_model_that_modelscope_does_not_serve_is_one_line(workplace, stage, tmp_path, monkeypatch):
+def test_a_model_that_modelscope_does_not_serve_is_one_line(workplace, stage_process, tmp_path):
     workplace({"base.source": "modelscope", "base.model": "someone/model"})
-    monkeypatch.setenv("MODELSCOPE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("MODELSCOPE_ENDPOINT", "http://127.0.0.1:9")
-    done = stage("base", tiny="none", out="base.json")
+    known = {"MODELSCOPE_CACHE": str(tmp_path / "cache")}
+    with hub({}) as endpoint:
+        done = stage_process("base", known | {"MODELSCOPE_ENDPOINT": endpoint}, tiny="none", out="base.json")
     assert done.status == 1 and "base.model: someone/model" in done.error and "base.source: path" in done.error

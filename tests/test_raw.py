@@ -33,19 +33,18 @@ def test_too_little_disk_is_said_before_copying(workplace, stage, tmp_path, monk
     assert done.status == 1 and "GB of disk" in done.error
 
 
-def test_modelscopes_own_client_fetches_the_file(workplace, stage, monkeypatch):
+def test_modelscopes_own_client_fetches_the_file(workplace, stage_process):
     folder = workplace({"raw.source": "modelscope", "raw.dataset": "someone/set", "raw.file": "set.jsonl"})
     with hub({"set.jsonl": LINE}) as endpoint:
-        monkeypatch.setenv("MODELSCOPE_ENDPOINT", endpoint)
-        assert stage("raw", sample="none", out="raw").status == 0
+        done = stage_process("raw", {"MODELSCOPE_ENDPOINT": endpoint}, sample="none", out="raw")
+    assert done.status == 0, done.err
     assert (folder / "raw" / "dialogues.jsonl").read_bytes() == LINE
 
 
-def test_a_file_that_modelscope_does_not_have_is_one_line_with_the_way_out(workplace, stage, monkeypatch):
+def test_a_file_that_modelscope_does_not_have_is_one_line_with_the_way_out(workplace, stage_process):
     folder = workplace({"raw.source": "modelscope", "raw.dataset": "someone/set", "raw.file": "other.jsonl"})
     with hub({"set.jsonl": LINE}) as endpoint:
-        monkeypatch.setenv("MODELSCOPE_ENDPOINT", endpoint)
-        done = stage("raw", sample="none", out="raw")
+        done = stage_process("raw", {"MODELSCOPE_ENDPOINT": endpoint}, sample="none", out="raw")
     assert done.status == 1 and not (folder / "raw").exists()
     for words in ("raw.dataset: someone/set", "other.jsonl", "master", "raw.source: path"):
         assert words in done.error

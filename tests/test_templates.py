@@ -22,7 +22,7 @@ def dialogues():
 
 
 def messages(text: str, turns: int, system: str) -> list[dict]:
-    roles = [("user", f"{text}（{i // 2}）") if i % 2 == 0 else ("assistant", f"请问多久了？{text}") for i in range(2 * turns - 1)]
+    roles = [("user", f"{text}（{i // 2}）") if i % 2 == 0 else ("assistant", f"请问多久了？{text.replace('</think>', '')}") for i in range(2 * turns - 1)]
     return [{"role": role, "content": content} for role, content in [*([("system", system)] if system else []), *roles]]
 
 

@@ -93,6 +93,6 @@ def test_doctor_names_versions_hardware_and_what_is_missing(workplace, capsys):
     workplace({"raw.source": "path", "raw.path": "/nowhere/d.jsonl"})
     doctor.main()
     out = capsys.readouterr().out
-    for words in ("llamafactory  0.9.5", "vllm-", "torch", "dvc", "disk", "memory", "/nowhere/d.jsonl: no such file"):
+    for words in ("llamafactory  0.9.5", "vllm", "build)", "torch", "dvc", "disk", "memory", "/nowhere/d.jsonl: no such file"):
         assert words in out
     assert table.show
