@@ -33,7 +33,7 @@ def main() -> None:
     if name not in names:
         fail(f"NAME={name}: no such profile, expected one of {', '.join(names)}", 2)
     yaml = YAML()
-    yaml.width = 200
+    yaml.width, yaml.preserve_quotes = 200, True
     yaml.representer.add_representer(type(None), lambda r, _: r.represent_scalar("tag:yaml.org,2002:null", "null"))
     params = yaml.load(PARAMS)
     lay(YAML(typ="safe").load(PROFILES / f"{name}.yaml"), params)
