@@ -6,6 +6,7 @@ import subprocess
 import time
 from contextlib import contextmanager
 
+import gradio_client
 import httpx
 import pytest
 
@@ -130,13 +131,17 @@ def test_the_merged_model_is_served_and_passes_the_check(pipeline):
 
 @pytest.mark.parametrize("page", ["chat", "webui"])
 def test_llamafactorys_pages_open_on_loopback_with_everything_filled_in(pipeline, page):
-    port = free_port()
-    with background(pipeline, "-m", "tools.board", page, GRADIO_SERVER_PORT=str(port)) as (process, log):
-        html = wait_for(process, log, f"http://127.0.0.1:{port}/").text
+    address = f"http://127.0.0.1:{free_port()}/"
+    with background(pipeline, "-m", "tools.board", page, GRADIO_SERVER_PORT=address[:-1].rsplit(":")[-1]) as (process, log):
+        html = wait_for(process, log, address).text
         assert "gradio" in html.lower()
         if page == "webui":
-            config = httpx.get(f"http://127.0.0.1:{port}/config", timeout=30).text
-            assert "models/adapter" in config and "models/tiny" in config
+            client = gradio_client.Client(address, verbose=False)
+            fns = {fn.api_name: index for index, fn in client.endpoints.items()}
+            shown = str(client.submit(fn_index=fns["/resume_filled"]).outputs())
+            assert "Custom" in shown and "data/split" in shown and "'test'" in shown
+            assert client.predict("Custom", fn_index=fns["/get_model_info"]) == ("models/tiny", "qwen")
+            assert client.predict("Custom", "lora", fn_index=fns["/list_checkpoints"])["value"] == ["models/adapter"]
 
 
 @pytest.mark.soak

@@ -36,24 +36,28 @@ def webui(known: dict) -> None:
     from llamafactory.webui import engine, interface
     from llamafactory.webui.components import top
 
-    resume = engine.Engine.resume
-    data = {"value": ["train"], "choices": ["train", "val", "test"]}
+    adapter, resume = known["adapter_name_or_path"], engine.Engine.resume
+    train = {"value": ["train"], "choices": ["train", "val", "test"]}
     filled = {
         "train.dataset_dir": {"value": str(SPLIT)},
-        "train.dataset": data,
+        "train.dataset": train,
         "eval.dataset_dir": {"value": str(SPLIT)},
-        "eval.dataset": data | {"value": ["test"]},
+        "eval.dataset": train | {"value": ["test"]},
     }
 
     def resume_filled(self):
         for update in resume(self):
             yield update | self._update_component(filled)
 
-    adapter = known["adapter_name_or_path"]
+    def get_model_info(model_name):
+        return known["model_name_or_path"], known["template"]
+
+    def list_checkpoints(model_name, finetuning_type):
+        return gr.Dropdown(value=[adapter], choices=[adapter], multiselect=True)
+
     engine.load_config = lambda: {"lang": "zh", "hub_name": "modelscope", "last_model": "Custom", "path_dict": {}}
     engine.Engine.resume = resume_filled
-    top.get_model_info = lambda name: (known["model_name_or_path"], known["template"])
-    top.list_checkpoints = lambda *_: gr.Dropdown(value=[adapter], choices=[adapter], multiselect=True)
+    top.get_model_info, top.list_checkpoints = get_model_info, list_checkpoints
     interface.run_web_ui()
 
 
