@@ -5,6 +5,7 @@
 .PHONY: help setup demo repro test lint soak bench serve serve-check chat webui profile diff doctor gpu requirements
 
 UV_VERSION := 0.13.9
+NVITOP_VERSION := 1.7.2
 UV   := $(or $(shell command -v uv 2>/dev/null),.tools/bin/uv)
 VLLM ?= $(if $(shell nvidia-smi -L 2>/dev/null),gpu,cpu)# which vLLM to install: gpu or cpu
 REV  ?= HEAD
@@ -71,7 +72,7 @@ doctor: ## versions, hardware, what is missing: paste it into a bug report
 	@$(PY) -m tools.doctor
 
 gpu: ## watch the GPU (nvitop)
-	@$(UV) tool run nvitop
+	@$(UV) tool run nvitop@$(NVITOP_VERSION)
 
 requirements: | $(UV) ## compile requirements/*.in to pinned files
 	$(UV) pip compile --quiet --python-version 3.11 --no-header --no-annotate requirements/pipeline.in -o requirements/pipeline.txt

@@ -59,10 +59,11 @@ def test_curves_are_written_by_kind(tmp_path):
     assert (tmp_path / "validation.csv").read_text() == "step,epoch,loss\n6,0.6,3.5\n"
 
 
-def test_too_little_memory_is_said_before_training(workplace, stage, monkeypatch):
-    folder = workplace()
+@pytest.mark.parametrize(("bf16", "needed"), [(True, "18.0"), (False, "36.0")])
+def test_too_little_memory_is_said_before_training(workplace, stage, monkeypatch, bf16, needed):
+    folder = workplace({"adapter.bf16": bf16})
     files = {"model.safetensors": {"bytes": 15_000_000_000, "sha256": ""}}
     (folder / "base.json").write_text(json.dumps({"model": "big", "path": str(ROOT / "models" / "tiny"), "files": files}))
     monkeypatch.setattr("stages.common.memory", lambda: (8_000_000_000, "the GPU"))
     done = stage("adapter", base="base.json", split="s", template="t", templates="t", out="o", plots="p")
-    assert done.status == 1 and "big needs at least 37.5 GB of memory, the GPU has 8.0 GB" in done.error
+    assert done.status == 1 and f"big needs at least {needed} GB of memory, the GPU has 8.0 GB" in done.error
