@@ -14,8 +14,8 @@ def test_turns_alternate_and_carry_their_prefix():
 
 
 def test_the_sample_is_varied_and_much_of_it_multi_turn():
-    assert len(ROWS) >= 100 and len({row["department"] for row in ROWS}) >= 30
-    assert sum(len(row["data"]) > 2 for row in ROWS) >= 0.4 * len(ROWS)
+    assert len(ROWS) >= 300 and len({row["department"] for row in ROWS}) >= 30
+    assert sum(len(row["data"]) > 2 for row in ROWS) >= 0.45 * len(ROWS)
     assert len({row["data"][0] for row in ROWS}) == len(ROWS)
 
 
