@@ -2,7 +2,7 @@
 # `make demo` and `make test` are the two commands to begin with; `make help` lists the rest.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo repro test lint soak bench serve serve-check chat webui profile diff doctor gpu requirements
+.PHONY: help setup demo repro test lint soak bench serve serve-check chat webui profile diff leakage doctor gpu requirements
 
 UV_VERSION := 0.13.9
 NVITOP_VERSION := 1.7.2
@@ -67,6 +67,9 @@ profile: ## NAME=…: lay profiles/NAME.yaml over params.yaml
 diff: ## REV=…: what changed in params and metrics against a revision, as Markdown
 	@.venv/bin/dvc params diff --md $(REV)
 	@.venv/bin/dvc metrics diff --md $(REV)
+
+leakage: ## FILE=…: how much of a file stands in the training part? fails if any does
+	@$(PY) -m tools.leakage "$(FILE)"
 
 doctor: ## versions, hardware, what is missing: paste it into a bug report
 	@$(PY) -m tools.doctor

@@ -56,11 +56,23 @@ class Base(Section):
 
 
 class Converted(Section):
-    format: Literal["auto", "huatuo"]
+    format: Literal["auto", "huatuo", "alpaca", "sharegpt", "messages", "csv"]
+    columns: dict[str, str] | None
     output: Literal["jsonl", "json"]
     system: str
     max_dialogues: Count | None
+    max_turn_characters: Count
     max_reject_rate: Share
+
+    @model_validator(mode="after")
+    def columns_suffice(self) -> "Converted":
+        if self.columns is None:
+            return self
+        if unknown := self.columns.keys() - {"title", "question", "answer", "department"}:
+            raise ValueError(f"columns: unknown {', '.join(unknown)}, expected title, question, answer or department")
+        if "answer" not in self.columns or not {"question", "title"} & self.columns.keys():
+            raise ValueError("columns must name at least an answer, and a question or a title")
+        return self
 
 
 class Ratios(Section):

@@ -34,8 +34,8 @@ from stages.common import (
     write_json,
     write_jsonl,
 )
-from stages.formats import messages
 from stages.params import Predictions, read_params
+from stages.rows import messages
 
 MODELS = ("base", "tuned")
 TIMEOUT = httpx.Timeout(3600, connect=10)  # an answer waits its turn behind `concurrency` others

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from stages.common import arguments, fail, need_space, whole, work_folder
 from stages.params import Raw, read_params
-
-KINDS = (".jsonl",)
+from stages.reading import suffixes
 
 
 def source(raw: Raw, sample: Path) -> Path:
@@ -42,15 +41,14 @@ def main() -> None:
     file = source(raw, paths.sample)
     if not file.is_file():
         fail(f"raw.path: {file}: no such file")
-    if file.suffix not in KINDS:
-        fail(f"raw.path: {file}: expected a file that ends in {' or '.join(KINDS)}")
+    ending = "".join(suffixes(file))
     size = file.stat().st_size
     if not size:
         fail(f"raw.path: {file}: the file is empty")
     need_space(Path("."), 2 * size, "a copy of the source and its conversion")
     with whole(paths.out) as folder:
         folder.mkdir()
-        shutil.copyfile(file, folder / f"dialogues{file.suffix}")
+        shutil.copyfile(file, folder / f"dialogues{ending}")
     print(f"raw: {file} -> {paths.out}, {size / 1e6:.1f} MB")
 
 

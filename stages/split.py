@@ -1,144 +1,148 @@
-"""split: train, val and test by dialogue group, so that no question is on two sides, and LLaMA-Factory's dataset_info.json.
+"""split: train, val and test by dialogue group, so that no text is on two sides, and LLaMA-Factory's dataset_info.json.
 
 Usage: stages/run split --converted data/converted --out data/split
 """
 
-import re
-from collections import Counter, defaultdict
-from collections.abc import Iterable
-from hashlib import sha256
+import time
+from collections import Counter
 from pathlib import Path
 
-from datasketch import MinHash, MinHashLSH
+import numpy as np
+import orjson
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from stages.common import arguments, fail, read_json, read_jsonl, whole, write_json, write_jsonl
+from stages.common import arguments, fail, read_json, whole, write_json
+from stages.leakage import Texts, compared, equal_links, near_links
 from stages.params import Split, read_params
+from stages.rows import texts_of
+from stages.similarity import gram_overlap, plain, smallest_grams
 
 SIDES = ("train", "val", "test")  # from the least to the most held out
 COLUMNS = {"prompt": "instruction", "query": "input", "response": "output", "system": "system", "history": "history"}
-SHINGLE = 3  # characters
-PERMUTATIONS = 64
-NOT_WORDS = re.compile(r"[\W_]+")
+DEPARTMENTS = 10  # that the report names
 
 
-def first_question(row: dict) -> str:
-    """Return a dialogue's first question as it is compared: letters, digits and ideographs, in lower case."""
-    text = row["history"][0][0] if row["history"] else row["instruction"]
-    return NOT_WORDS.sub("", text).lower() or text
+def draw(questions: list[str], split: Split) -> np.ndarray:
+    """Return the side (its place in SIDES) that each first question draws [questions], whatever else the data holds.
 
-
-def shingles(text: str) -> set[str]:
-    """Return the character 3-grams of `text` (the text itself if it is shorter)."""
-    return {text[i : i + SHINGLE] for i in range(max(1, len(text) - SHINGLE + 1))}
-
-
-def jaccard(a: set[str], b: set[str]) -> float:
-    return len(a & b) / len(a | b)
-
-
-def near_pairs(questions: list[str], threshold: float) -> list[tuple[int, int]]:
-    """Return the index pairs of distinct questions whose 3-grams overlap by `threshold` (Jaccard) or more.
-
-    MinHash proposes candidates (Broder 1997), the exact overlap decides.
+    What is drawn by is the smallest seeded hash of the question's 8-grams, which near-equal questions mostly have in common
+    (MinHash), so that few are moved by their group and the shares stay the ratios.
     """
-    grams = [shingles(question) for question in questions]
-    hashes = MinHash.bulk(([gram.encode() for gram in g] for g in grams), num_perm=PERMUTATIONS)
-    index, pairs = MinHashLSH(threshold=min(threshold, 0.95) * 0.9, num_perm=PERMUTATIONS), []
-    for i, minhash in enumerate(hashes):
-        pairs += [(j, i) for j in index.query(minhash) if jaccard(grams[i], grams[j]) >= threshold]
-        index.insert(i, minhash)
-    return pairs
+    point = smallest_grams(questions, split.seed) / 2.0**64
+    return (point >= split.ratios.train).astype(np.int64) + (point >= split.ratios.train + split.ratios.val)
 
 
-def groups(questions: list[str], threshold: float) -> list[int]:
-    """Return a group number for each question: equal and near-equal ones, and chains of them, share it."""
-    distinct = {question: i for i, question in enumerate(dict.fromkeys(questions))}
-    pairs = near_pairs(list(distinct), threshold)
-    size = len(distinct)
-    links = coo_array(([True] * len(pairs), ([a for a, _ in pairs], [b for _, b in pairs])), shape=(size, size))
-    _, labels = connected_components(links, directed=False)
-    return [int(labels[distinct[question]]) for question in questions]
+def groups(links: np.ndarray, count: int) -> np.ndarray:
+    """Return the group number of each of `count` dialogues: those that `links` [n, 2] connect, in chains too, share it."""
+    graph = coo_array((np.ones(len(links), bool), (links[:, 0], links[:, 1])), shape=(count, count))
+    return connected_components(graph, directed=False)[1].astype(np.int64)
 
 
-def side(question: str, split: Split) -> str:
-    """Return the side that a question's seeded hash falls on: the same everywhere, whatever else the data holds."""
-    draw = int.from_bytes(sha256(f"{split.seed}\x1f{question}".encode()).digest()[:8]) / 2**64
-    if draw < split.ratios.train:
-        return "train"
-    return "val" if draw < split.ratios.train + split.ratios.val else "test"
+def assign(draws: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return each dialogue's side [dialogues]: the most held-out one that any of its group drew.
 
-
-def assign(questions: list[str], labels: list[int], split: Split) -> list[str]:
-    """Return each row's side: the most held-out one that any question of its group hashes to.
-
-    So a row that joins two groups later can move rows out of training, never a test row into it.
+    So a dialogue that joins two groups later can move others out of training, never a test one into it.
     """
-    drawn: dict[int, str] = {}
-    for question, label in zip(questions, labels, strict=True):
-        drawn[label] = max(drawn.get(label, "train"), side(question, split), key=SIDES.index)
-    return [drawn[label] for label in labels]
+    drawn = np.zeros(labels.max(initial=0) + 1, np.int64)
+    np.maximum.at(drawn, labels, draws)
+    return drawn[labels]
 
 
-def report(questions: list[str], sides: list[str], labels: list[int], split: Split) -> dict:
-    """Return sizes, shares and the overlap between sides, counted again from the finished split."""
-    total, sizes = len(sides), Counter(sides)
+def separate(texts: Texts, draws: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
+    """Return each dialogue's side and group, and what is left on two sides.
+
+    Groups come from MinHash, which misses one pair in a thousand at the threshold; the exact join then counts, and what it
+    finds on two sides becomes a link as well, until nothing is left.
+    """
+    links = np.concatenate([equal_links(texts), near_links(texts, threshold, exact=False)])
+    near = near_links(texts, threshold, exact=True)
+    while True:
+        labels = groups(links, len(draws))
+        sides = assign(draws, labels)
+        crossing = near[sides[near[:, 0]] != sides[near[:, 1]]]
+        if not len(crossing):
+            return sides, labels, {"exact": shared(texts, sides), "near": len(crossing)}
+        links = np.concatenate([links, crossing])
+
+
+def shared(texts: Texts, sides: np.ndarray) -> int:
+    """Count the texts that stand on more than one side."""
+    count = 0
+    for given, owners in texts.kinds():
+        on = {(text, sides[owner]) for text, owner in zip(given, owners, strict=True)}
+        count += len(on) - len(set(given))
+    return count
+
+
+def report(rows: list[dict], sides: np.ndarray, labels: np.ndarray, draws: np.ndarray, split: Split) -> dict:
+    """Return sizes, the shares with their distance from the ratios, 13-grams in common with training, and each side's mix."""
+    sizes, total = np.bincount(labels), len(rows)
+    shares = np.bincount(sides, minlength=len(SIDES)) / total
+    ratios = np.array([getattr(split.ratios, name) for name in SIDES])
+    chance = 1.96 * np.sqrt(ratios * (1 - ratios) * (sizes**2).sum()) / total
+    parts = {name: [row for row, side in zip(rows, sides.tolist(), strict=True) if side == place] for place, name in enumerate(SIDES)}
+    whole_texts = {name: ["\n".join(map(plain, texts_of(row))) for row in part] for name, part in parts.items()}
+
+    def by_side(values: np.ndarray) -> dict[str, float]:
+        return {name: round(value, 4) for name, value in zip(SIDES, values.tolist(), strict=True)}
+
     return {
-        "rows": {name: sizes[name] for name in SIDES},
-        "shares": {name: round(sizes[name] / total, 4) for name in SIDES},
-        "groups": len(set(labels)),
-        "overlap": {"exact": exact_overlap(questions, sides), "near": near_overlap(questions, sides, split)},
+        "rows": {name: len(part) for name, part in parts.items()},
+        "shares": by_side(shares),
+        "deviation": by_side(shares - ratios),
+        "chance": by_side(chance),  # 95 % of draws deviate less
+        "groups": len(sizes),
+        "largest_group": int(sizes.max()),
+        "moved_by_their_group": int((sides != draws).sum()),
+        "grams_13": {name: gram_overlap(whole_texts[name], whole_texts["train"]) for name in SIDES[1:]},
+        "mix": {name: mix(part) for name, part in parts.items()},
     }
 
 
-def exact_overlap(questions: list[str], sides: list[str]) -> int:
-    """Count first questions that stand on more than one side."""
-    where: defaultdict[str, set[str]] = defaultdict(set)
-    for question, name in zip(questions, sides, strict=True):
-        where[question].add(name)
-    return sum(len(names) > 1 for names in where.values())
+def mix(rows: list[dict]) -> dict:
+    """Return the share of multi-turn dialogues and of the commonest departments among rows."""
+    total = max(1, len(rows))
+    departments = Counter(row["department"] for row in rows if row.get("department"))
+    most = {name: round(count / total, 4) for name, count in departments.most_common(DEPARTMENTS)}
+    return {"multi_turn": round(sum(bool(row["history"]) for row in rows) / total, 4), "departments": most}
 
 
-def near_overlap(questions: list[str], sides: list[str], split: Split) -> int:
-    """Count pairs of near-equal first questions that stand on different sides."""
-    where = dict(zip(questions, sides, strict=True))
-    distinct = list(where)
-    pairs = near_pairs(distinct[::-1], split.near_duplicate_threshold)
-    return sum(where[distinct[::-1][a]] != where[distinct[::-1][b]] for a, b in pairs)
+def read_lines(folder: Path) -> list[bytes]:
+    """Return the converted rows, each as a line of JSON."""
+    if (folder / "dialogues.json").is_file():
+        return [orjson.dumps(row) for row in read_json(folder / "dialogues.json")]
+    if not (folder / "dialogues.jsonl").is_file():
+        fail(f"{folder}: no dialogues: run 'dvc repro converted' to make them")
+    return (folder / "dialogues.jsonl").read_bytes().splitlines()
 
 
-def read_rows(folder: Path) -> list[dict]:
-    array = folder / "dialogues.json"
-    return read_json(array) if array.is_file() else read_jsonl(folder / "dialogues.jsonl")
-
-
-def write_split(rows: Iterable[dict], sides: list[str], folder: Path) -> None:
-    parts: dict[str, list[dict]] = {name: [] for name in SIDES}
-    for row, name in zip(rows, sides, strict=True):
-        parts[name].append(row)
-    for name, part in parts.items():
-        write_jsonl(folder / f"{name}.jsonl", part)
-    info = {name: {"file_name": f"{name}.jsonl", "columns": COLUMNS} for name in SIDES}
-    write_json(folder / "dataset_info.json", info)
+def write_split(lines: list[bytes], sides: np.ndarray, folder: Path) -> None:
+    """Write each side's rows, and LLaMA-Factory's description of them."""
+    for place, name in enumerate(SIDES):
+        with (folder / f"{name}.jsonl").open("wb") as file:
+            file.writelines(line + b"\n" for line, side in zip(lines, sides.tolist(), strict=True) if side == place)
+    write_json(folder / "dataset_info.json", {name: {"file_name": f"{name}.jsonl", "columns": COLUMNS} for name in SIDES})
 
 
 def main() -> None:
     paths = arguments(__doc__, "converted", "out")
-    split = read_params().split
-    rows = read_rows(paths.converted)
-    questions = [first_question(row) for row in rows]
-    labels = groups(questions, split.near_duplicate_threshold)
-    sides = assign(questions, labels, split)
-    found = report(questions, sides, labels, split)
+    split, start = read_params().split, time.perf_counter()
+    lines = read_lines(paths.converted)
+    rows = [orjson.loads(line) for line in lines]
+    texts = compared(map(texts_of, rows))
+    draws = draw(texts.questions, split)
+    sides, labels, overlap = separate(texts, draws, split.near_duplicate_threshold)
+    found = report(rows, sides, labels, draws, split) | {"overlap": overlap}
     for name in SIDES:
         if not found["rows"][name]:
             fail(f"split.ratios.{name}: no dialogue of {len(rows)} falls into it: give more data or a larger share")
     with whole(paths.out) as folder:
         folder.mkdir()
-        write_split(rows, sides, folder)
+        write_split(lines, sides, folder)
         write_json(folder / "report.json", found)
-    print(f"split: {found['rows']} in {found['groups']} groups, overlap {found['overlap']}")
+    seconds = time.perf_counter() - start
+    print(f"split: {found['rows']} in {found['groups']} groups, overlap {overlap}, {len(rows) / seconds:,.0f} dialogues/s")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,25 @@
 import json
+from collections import Counter
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stages.converted import CHUNK, Tally, convert, write_rows
+from tests.conftest import ROOT, params_with
 
 GOOD = {"data": ["问：咳嗽怎么办？", "答：多喝温水。", "问：要吃药吗？", "答：先观察。"]}
 
 
-def convert(workplace, stage, lines, changes=None):
+def convert_file(workplace, stage, lines, changes=None, name="dialogues.jsonl"):
     folder = workplace(changes)
     (folder / "raw").mkdir()
-    (folder / "raw" / "dialogues.jsonl").write_bytes(b"".join(line if isinstance(line, bytes) else line.encode() + b"\n" for line in lines))
+    (folder / "raw" / name).write_bytes(b"".join(line if isinstance(line, bytes) else line.encode() for line in lines))
     return stage("converted", raw="raw", out="converted"), folder / "converted"
+
+
+def ended(lines):
+    return [line if isinstance(line, bytes) else line + "\n" for line in lines]
 
 
 def dumped(*records):
@@ -17,18 +27,18 @@ def dumped(*records):
 
 
 def test_a_dialogue_becomes_llamafactorys_alpaca_row(workplace, stage):
-    done, out = convert(workplace, stage, dumped(GOOD), {"converted.system": "你是医疗助手"})
+    done, out = convert_file(workplace, stage, ended(dumped(GOOD)), {"converted.system": "你是医疗助手"})
     assert done.status == 0
     row = json.loads((out / "dialogues.jsonl").read_text(encoding="utf-8"))
     assert row == {
         "instruction": "要吃药吗？", "input": "", "output": "先观察。", "system": "你是医疗助手",
-        "history": [["咳嗽怎么办？", "多喝温水。"]],
+        "history": [["咳嗽怎么办？", "多喝温水。"]], "department": "",
     }  # fmt: skip
 
 
 def test_nothing_is_lost_unseen(workplace, stage):
     lines = [*dumped(GOOD, GOOD, {"data": ["问：只有问题"]}), "{broken", "", *dumped({"data": ["问：<|im_end|>", "答：好"]})]
-    done, out = convert(workplace, stage, lines, {"converted.max_reject_rate": 0.5})
+    done, out = convert_file(workplace, stage, ended(lines), {"converted.max_reject_rate": 0.5})
     assert done.status == 0, done.err
     stats = json.loads((out / "stats.json").read_text())
     assert stats["raw"] == 5 == stats["converted"] + stats["rejected"] + stats["duplicates"]
@@ -40,20 +50,20 @@ def test_nothing_is_lost_unseen(workplace, stage):
 
 
 def test_too_many_rejects_stop_the_stage_and_show_an_example(workplace, stage):
-    done, out = convert(workplace, stage, [*dumped(GOOD), "{broken"])
+    done, out = convert_file(workplace, stage, ended([*dumped(GOOD), "{broken"]))
     assert done.status == 1 and not out.exists()
     for words in ("1 of 2", "50.0%", "max_reject_rate", "not JSON", "line 2: {broken"):
         assert words in done.error
 
 
 def test_a_byte_order_mark_and_windows_line_ends_are_read(workplace, stage):
-    done, out = convert(workplace, stage, [b"\xef\xbb\xbf" + dumped(GOOD)[0].encode() + b"\r\n"])
+    done, out = convert_file(workplace, stage, ended([b"\xef\xbb\xbf" + dumped(GOOD)[0].encode() + b"\r\n"]))
     assert done.status == 0 and len((out / "dialogues.jsonl").read_text().splitlines()) == 1
 
 
 def test_json_output_holds_the_same_rows_in_one_array(workplace, stage):
     records = dumped(GOOD, {"data": ["问：发热", "答：量体温"]})
-    _, lines = convert(workplace, stage, records)
+    _, lines = convert_file(workplace, stage, ended(records))
     one_by_one = [json.loads(line) for line in (lines / "dialogues.jsonl").read_text(encoding="utf-8").splitlines()]
     workplace({"converted.output": "json"})
     assert stage("converted", raw="raw", out="array").status == 0
@@ -62,11 +72,103 @@ def test_json_output_holds_the_same_rows_in_one_array(workplace, stage):
 
 def test_max_dialogues_limits_the_rows(workplace, stage):
     records = dumped(*({"data": [f"问：第{i}个", "答：好"]} for i in range(9)))
-    _, out = convert(workplace, stage, records, {"converted.max_dialogues": 4})
+    _, out = convert_file(workplace, stage, ended(records), {"converted.max_dialogues": 4})
     assert len((out / "dialogues.jsonl").read_text().splitlines()) == 4
 
 
 @pytest.mark.parametrize("lines", [[], ["", "  "]])
 def test_a_file_without_records_is_an_error(workplace, stage, lines):
-    done, out = convert(workplace, stage, lines)
+    done, out = convert_file(workplace, stage, ended(lines))
     assert done.status == 1 and "no records" in done.error and not out.exists()
+
+
+MESSY = {  # what becomes of each line of data/sample/messy.jsonl that is not converted as it stands
+    2: "cut", 3: "joined", 4: "joined", 5: "an empty turn", 6: "an empty turn", 11: "not JSON in UTF-8", 12: "not JSON in UTF-8",
+    13: "not a JSON object", 14: "not a JSON object", 15: "no known shape", 16: "'data' is not a list", 17: "'data' is not a list of texts",
+    18: "no answer", 19: "no answer", 20: "it begins with an answer", 21: "duplicate", 24: "more than 4000 characters",
+    31: "not JSON in UTF-8", 32: "an empty turn",
+}  # fmt: skip
+
+
+def test_each_line_of_the_messy_sample_becomes_what_is_said_of_it(workplace, stage):
+    lines = [(ROOT / "data" / "sample" / "messy.jsonl").read_bytes()]
+    done, out = convert_file(workplace, stage, lines, {"converted.max_reject_rate": 0.6})
+    assert done.status == 0, done.err
+    stats, rejects = json.loads((out / "stats.json").read_text()), list(map(json.loads, (out / "rejects.jsonl").read_text().splitlines()))
+    expected = {line: reason for line, reason in MESSY.items() if reason not in ("cut", "joined", "duplicate")}
+    assert {reject["line"] for reject in rejects} == set(expected)
+    assert all(expected[reject["line"]] in reject["reason"] for reject in rejects)
+    assert (stats["raw"], stats["converted"], stats["duplicates"]) == (32, 16, 1)
+    assert (stats["mended"]["cut"], stats["mended"]["joined"]) == (1, 2)
+    rows = [json.loads(line) for line in (out / "dialogues.jsonl").read_text(encoding="utf-8").splitlines()]
+    answers = {row["instruction"]: row["output"] for row in rows}
+    assert answers["医生说“问：诊”是什么意思"].endswith("“问：哪里不舒服？答：头痛”这样的形式。")
+    assert answers["问：重复的前缀怎么办"] == "答：只去掉第一个。"
+    assert answers["血压140／90算高吗"].startswith("在诊室测到140／90")
+    assert answers["脚崴了怎么办"] == "头两天冰敷、抬高、别负重；[31m肿得厉害[0m或不能走路要拍片。"
+    assert rows[-1]["department"] == "全科医学科"
+
+
+def test_a_file_in_two_shapes_is_an_error_that_shows_the_first_of_each(workplace, stage):
+    alpaca = {"instruction": "头痛", "output": "多休息"}
+    done, out = convert_file(workplace, stage, [line + "\n" for line in dumped(GOOD, alpaca, alpaca)])
+    assert done.status == 1 and not out.exists()
+    for words in ("several shapes", "huatuo, line 1", "咳嗽怎么办", "alpaca, line 2", "头痛"):
+        assert words in done.error
+
+
+def test_a_shape_that_is_named_is_the_only_one_read(workplace, stage):
+    lines = [line + "\n" for line in dumped(GOOD, {"instruction": "头痛", "output": "多休息"})]
+    done, out = convert_file(workplace, stage, lines, {"converted.format": "alpaca", "converted.max_reject_rate": 0.5})
+    assert done.status == 0, done.err
+    assert [json.loads(line)["instruction"] for line in (out / "dialogues.jsonl").read_text().splitlines()] == ["头痛"]
+
+
+def test_the_columns_of_a_table_may_be_named(workplace, stage):
+    columns = {"question": "Q", "answer": "A", "department": "科"}
+    done, out = convert_file(workplace, stage, ["科,Q,A\n内科,咳嗽,多喝水\n"], {"converted.columns": columns}, "dialogues.csv")
+    assert done.status == 0, done.err
+    row = json.loads((out / "dialogues.jsonl").read_text())
+    assert (row["instruction"], row["output"], row["department"]) == ("咳嗽", "多喝水", "内科")
+
+
+def numbered(count):
+    return [(i, json.dumps({"data": [f"问：第{i % 7000}位", "答：好"]}).encode()) for i in range(1, count + 1)]
+
+
+@pytest.mark.parametrize("most", [None, 3, CHUNK + 5])
+def test_many_chunks_by_many_processes_give_what_one_gives(tmp_path, most):
+    settings_ = params_with({"converted.max_dialogues": most}).converted
+    source = numbered(5 * CHUNK)
+    with (tmp_path / "rows").open("w+b") as rows, (tmp_path / "rejects").open("wb") as rejects:
+        tally = write_rows(iter(source), settings_, rows, rejects)
+        rows.seek(0)
+        written = rows.read()
+    assert written == b"\n".join(convert(source[: most or 7000], settings_).rows) + b"\n"
+    assert (tally.raw, tally.converted, tally.duplicates) == ((most, most, 0) if most else (5 * CHUNK, 7000, 5 * CHUNK - 7000))
+    assert tally.counts.questions.total() == tally.converted
+
+
+JSON = st.recursive(st.none() | st.booleans() | st.floats() | st.text(), lambda c: st.lists(c, max_size=3) | st.dictionaries(st.text(), c, max_size=3))
+TEXT = st.text(alphabet="问答：:头痛\n <|", max_size=8)
+RECORD = st.one_of(
+    JSON,
+    st.builds(lambda turns: {"data": turns}, st.lists(TEXT, max_size=5)),
+    st.builds(lambda q, a, h: {"instruction": q, "output": a, "history": h}, TEXT, TEXT, st.lists(st.lists(TEXT, max_size=3), max_size=2)),
+    st.builds(lambda turns: {"messages": [{"role": r, "content": c} for r, c in turns]}, st.lists(st.tuples(st.sampled_from(["user", "assistant", "system", "x"]), TEXT))),
+    st.builds(lambda key, value: {key: value}, st.sampled_from(["data", "messages", "conversations", "history", "instruction", "answer", "ask"]), JSON),
+)  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(RECORD, max_size=12), st.sampled_from(["auto", "huatuo", "alpaca", "sharegpt", "messages", "csv"]))
+def test_raw_is_always_converted_rejected_and_duplicates(found, shape):
+    chunk = convert([(i, json.dumps(record).encode()) for i, record in enumerate(found, 1)], params_with({"converted.format": shape}).converted)
+    tally = Tally()
+    rows = tally.add(chunk)
+    stats = tally.stats()
+    assert stats["raw"] == len(found) == stats["converted"] + stats["rejected"] + stats["duplicates"]
+    assert len(rows) == stats["converted"] and len(chunk.rejects) == stats["rejected"] == Counter(stats["reasons"]).total()
+    assert sum(stats["questions_per_dialogue"].values()) == stats["converted"]
+    for row in map(json.loads, rows):
+        assert row["instruction"] and row["output"] and all(q and a for q, a in row["history"])

@@ -14,7 +14,7 @@ def test_the_source_is_kept_byte_for_byte(workplace, stage, tmp_path):
 
 
 @pytest.mark.parametrize(("name", "content", "words"), [
-    ("absent.jsonl", None, "no such file"), ("mine.docx", b"x", "expected a file that ends in .jsonl"), ("mine.jsonl", b"", "is empty"),
+    ("absent.jsonl", None, "no such file"), ("mine.docx", b"x", "expected a name that ends in .jsonl"), ("mine.jsonl", b"", "is empty"),
 ])  # fmt: skip
 def test_a_source_that_cannot_be_used_is_one_line_and_leaves_nothing(workplace, stage, tmp_path, name, content, words):
     if content is not None:
