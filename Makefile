@@ -48,6 +48,7 @@ soak: setup ## the long tests: kills in the middle of training and answering
 
 bench: setup ## the benchmarks behind the figures in the README
 	$(PY) -m bench.pipeline
+	$(PY) -m bench.data
 
 serve: ## serve models/merged by vLLM, as params.yaml says
 	@$(PY) -m tools.serve

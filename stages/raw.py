@@ -21,18 +21,27 @@ def source(raw: Raw, sample: Path) -> Path:
 
 
 def download(raw: Raw) -> Path:
-    """Fetch the file of a ModelScope data set; an interrupted download goes on where it stopped."""
-    from modelscope.hub.file_download import dataset_file_download
+    """Fetch the file of a ModelScope data set, checked against the hub's size and SHA-256.
+
+    ModelScope's client retries a few times, goes on where an interrupted download stopped, and shows a progress bar.
+    """
+    from modelscope_hub import HubApi
 
     folder = work_folder("raw", f"{raw.dataset.replace('/', '--')}@{raw.revision}")
+    known = {"repo_id": raw.dataset, "repo_type": "dataset", "revision": raw.revision}
     try:
-        return Path(dataset_file_download(raw.dataset, raw.file, revision=raw.revision, local_dir=str(folder)))
-    except Exception as error:  # the SDK raises many kinds; each means that the file did not come
-        reason = " ".join(str(error).split()) or type(error).__name__
-        fail(
-            f"raw.dataset: {raw.dataset}: cannot fetch {raw.file} at {raw.revision} from ModelScope: {reason[:300]}; "
-            "run again to go on, or bring the file by hand and set raw.source: path, raw.path: FILE"
-        )
+        hub = HubApi()
+        listed = {file.path: file for file in hub.list_repo_files(**known)}
+        if raw.file in listed:
+            size, sha256 = listed[raw.file].size, listed[raw.file].sha256
+            return Path(hub.download_file(file_path=raw.file, local_dir=folder, file_size=size, expected_sha256=sha256, **known))
+        reason = f"the data set has no such file, but {', '.join(sorted(listed)[:8])}"
+    except Exception as error:  # the client raises many kinds; each means that the file did not come
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+    fail(
+        f"raw.dataset: {raw.dataset}: cannot fetch {raw.file} at {raw.revision} from ModelScope: {reason}; "
+        "run again to go on, or bring the file by hand and set raw.source: path, raw.path: FILE"
+    )
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from tests.conftest import ROOT
-from tests.hub import hub
+from tests.hub import BUSY, CUT, OTHER, hub
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 TINY = ROOT / "models" / "tiny"
@@ -33,11 +33,12 @@ def test_a_folder_that_is_not_there_is_named(workplace, stage):
     assert "/nowhere/model: no such folder" in stage("base", tiny="none", out="base.json").error
 
 
-def test_modelscopes_own_client_fetches_the_model(workplace, stage_process, tmp_path):
+@pytest.mark.parametrize("faults", [[], [CUT], [BUSY], [OTHER]], ids=lambda faults: ",".join(faults) or "none")
+def test_modelscopes_own_client_fetches_the_model_in_spite_of_faults(workplace, stage_process, tmp_path, faults):
     folder = workplace({"base.source": "modelscope", "base.model": "someone/model"})
     files = {name: (TINY / name).read_bytes() for name in ("config.json", "tokenizer.json")} | {"model.safetensors": b"weights"}
-    with hub(files) as endpoint:
-        known = {"MODELSCOPE_ENDPOINT": endpoint, "MODELSCOPE_CACHE": str(tmp_path / "cache")}
+    with hub(files, faults) as served:
+        known = {"MODELSCOPE_ENDPOINT": served.endpoint, "MODELSCOPE_CACHE": str(tmp_path / "cache")}
         done = stage_process("base", known, tiny="none", out="base.json")
     assert done.status == 0, done.err
     found = json.loads((folder / "base.json").read_text())
@@ -47,6 +48,6 @@ def test_modelscopes_own_client_fetches_the_model(workplace, stage_process, tmp_
 def test_a_model_that_modelscope_does_not_serve_is_one_line(workplace, stage_process, tmp_path):
     workplace({"base.source": "modelscope", "base.model": "someone/model"})
     known = {"MODELSCOPE_CACHE": str(tmp_path / "cache")}
-    with hub({}) as endpoint:
-        done = stage_process("base", known | {"MODELSCOPE_ENDPOINT": endpoint}, tiny="none", out="base.json")
+    with hub({}) as served:
+        done = stage_process("base", known | {"MODELSCOPE_ENDPOINT": served.endpoint}, tiny="none", out="base.json")
     assert done.status == 1 and "base.model: someone/model" in done.error and "base.source: path" in done.error

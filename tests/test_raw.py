@@ -1,6 +1,7 @@
 import pytest
 
-from tests.hub import hub
+from stages.server import free_port
+from tests.hub import BUSY, CUT, OTHER, hub
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 LINE = '{"data": ["问：咳嗽", "答：多喝水"]}\r\n'.encode()
@@ -33,18 +34,58 @@ def test_too_little_disk_is_said_before_copying(workplace, stage, tmp_path, monk
     assert done.status == 1 and "GB of disk" in done.error
 
 
-def test_modelscopes_own_client_fetches_the_file(workplace, stage_process):
-    folder = workplace({"raw.source": "modelscope", "raw.dataset": "someone/set", "raw.file": "set.jsonl"})
-    with hub({"set.jsonl": LINE}) as endpoint:
-        done = stage_process("raw", {"MODELSCOPE_ENDPOINT": endpoint}, sample="none", out="raw")
+@pytest.fixture
+def fetch(workplace, stage_process):
+    """Give a function that runs the stage against a hub and returns its folder and what it said."""
+
+    def run(endpoint, file="set.jsonl"):
+        folder = workplace({"raw.source": "modelscope", "raw.dataset": "someone/set", "raw.file": file})
+        return folder, stage_process("raw", {"MODELSCOPE_ENDPOINT": endpoint, "MODELSCOPE_API_MAX_RETRIES": "1"}, sample="none", out="raw")
+
+    return run
+
+
+@pytest.mark.parametrize("faults", [[], [CUT, CUT], [BUSY], [OTHER]], ids=lambda faults: ",".join(faults) or "none")
+def test_modelscopes_own_client_fetches_the_file_in_spite_of_faults(fetch, faults):
+    content = LINE * 5000
+    with hub({"set.jsonl": content, "README.md": b"x"}, faults) as served:
+        folder, done = fetch(served.endpoint)
     assert done.status == 0, done.err
-    assert (folder / "raw" / "dialogues.jsonl").read_bytes() == LINE
+    assert (folder / "raw" / "dialogues.jsonl").read_bytes() == content
+    if faults == [CUT, CUT]:  # the second and third request go on where the one before stopped
+        assert served.ranges == [0, len(content) // 2, len(content) * 3 // 4]
 
 
-def test_a_file_that_modelscope_does_not_have_is_one_line_with_the_way_out(workplace, stage_process):
-    folder = workplace({"raw.source": "modelscope", "raw.dataset": "someone/set", "raw.file": "other.jsonl"})
-    with hub({"set.jsonl": LINE}) as endpoint:
-        done = stage_process("raw", {"MODELSCOPE_ENDPOINT": endpoint}, sample="none", out="raw")
+def test_a_run_that_was_interrupted_goes_on_where_it_stopped(fetch, monkeypatch):
+    content = LINE * 5000
+    monkeypatch.setenv("MODELSCOPE_DOWNLOAD_MAX_RETRIES", "0")
+    with hub({"set.jsonl": content}, [CUT]) as served:
+        folder, done = fetch(served.endpoint)
+        assert done.status == 1 and "run again to go on" in done.error and not (folder / "raw").exists()
+        folder, done = fetch(served.endpoint)
+    assert done.status == 0, done.err
+    assert served.ranges == [0, len(content) // 2] and (folder / "raw" / "dialogues.jsonl").read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("file", "faults", "words"),
+    [
+        ("other.jsonl", [], ["other.jsonl at master", "no such file, but set.jsonl"]),
+        ("set.jsonl", [BUSY] * 9, ["500"]),
+        ("set.jsonl", [OTHER] * 9, ["Hash mismatch"]),
+    ],
+)
+def test_what_cannot_be_fetched_is_one_line_with_the_way_out(fetch, monkeypatch, file, faults, words):
+    monkeypatch.setenv("MODELSCOPE_DOWNLOAD_MAX_RETRIES", "1")
+    with hub({"set.jsonl": LINE}, faults) as served:
+        folder, done = fetch(served.endpoint, file)
     assert done.status == 1 and not (folder / "raw").exists()
-    for words in ("raw.dataset: someone/set", "other.jsonl", "master", "raw.source: path"):
-        assert words in done.error
+    for word in ["raw.dataset: someone/set", "raw.source: path", *words]:
+        assert word in done.error
+
+
+def test_no_network_at_all_is_one_line_with_the_way_out(fetch):
+    folder, done = fetch(f"http://127.0.0.1:{free_port()}")
+    assert done.status == 1 and not (folder / "raw").exists()
+    for word in ("raw.dataset: someone/set", "cannot fetch set.jsonl", "raw.source: path"):
+        assert word in done.error

@@ -2,14 +2,20 @@ import contextlib
 import gzip
 import json
 import lzma
+import os
+import random
+import time
 
 import pytest
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stages.converted import convert
 from stages.reading import Broken, records
+from tests.conftest import ROOT, params_with
 
+SEED = os.environ.get("FUZZ_SEED")
 ROWS = [{"data": ["问：头痛，发热三天", "答：量体温，多休息"]}, {"data": ["问：“咳嗽”", "答：看呼吸科。"]}]
 LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
 TABLE = 'department,title,ask,answer\n内科,头痛,"发热三天\n体温39℃，怕冷",请就诊\n外科,,"脚""崴""了",冰敷\n'
@@ -94,3 +100,42 @@ def test_any_bytes_are_read_or_refused_but_never_raise(tmp_path_factory, content
     file.write_bytes(content)
     with contextlib.suppress(SystemExit):
         list(records(file))
+
+
+TOKENS = [b'"data"', b'"messages"', b"[", b"{", b"]}", b'"', b"\\ud800", b"\\u0000", b",", b"\n", b"\r", b"\t", b"\xef\xbb\xbf", b"\xff", b"1e999", b"\xb4\xf0"]
+
+
+@pytest.mark.soak
+def test_ten_minutes_of_damaged_files_raise_nothing(tmp_path):
+    """Bytes of real shapes, mutated at random, in every kind, packing and encoding, read and converted."""
+    draw = random.Random(time.time_ns() if SEED is None else int(SEED))
+    converted = params_with().converted
+    seeds = [(ROOT / "data" / "sample" / name).read_bytes()[:6000] for name in ("messy.jsonl", "dialogues.jsonl")]
+    seeds += [json.dumps(ROWS).encode(), json.dumps(ROWS, ensure_ascii=False, indent=1).encode("gbk"), TABLE.encode("gb18030"), TABLE.encode()]
+    end, count = time.monotonic() + float(os.environ.get("FUZZ_SECONDS", "600")), 0
+    while time.monotonic() < end:
+        content = bytearray(draw.choice(seeds))
+        for _ in range(draw.choice((1, 3, 30))):
+            place = draw.randrange(len(content) + 1)
+            match draw.randrange(4):
+                case 0:
+                    content[place : place + draw.randrange(40)] = b""
+                case 1:
+                    content[place:place] = draw.choice(TOKENS)
+                case 2:
+                    content[place : place + 1] = draw.randbytes(1)
+                case _:
+                    content[place:place] = content[(start := draw.randrange(len(content) + 1)) : start + draw.randrange(200)]
+        kind, (ending, pack) = draw.choice((".jsonl", ".json", ".csv", ".tsv")), draw.choice((("", bytes), (".gz", gzip.compress), (".zst", zstandard.compress)))
+        packed = pack(bytes(content))
+        file = tmp_path / f"d{kind}{ending}"
+        file.write_bytes(packed[: draw.randrange(len(packed) + 1)] if draw.random() < 0.1 else packed)
+        with contextlib.suppress(SystemExit):
+            given = list(records(file))
+            chunk = convert(given, converted)
+            assert len(chunk.rows) + len(chunk.rejects) == len(given)
+            for row in chunk.rows:
+                json.loads(row)
+        count += 1
+    print(f"{count} files")
+    assert count > 1000

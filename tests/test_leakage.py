@@ -1,0 +1,62 @@
+import json
+import sys
+
+import pytest
+
+from tools import leakage
+
+QUESTION = "孩子昨天夜里开始发热三十九度并且咳嗽要不要马上去医院看急诊呢"
+ANSWER = "先量体温多喝水，精神差或者超过三天不退热就到儿科看，出现抽搐立刻拨打120"
+
+
+@pytest.fixture
+def check(workplace, monkeypatch, capsys):
+    """Give a function that checks a file against a training part of one dialogue: its status and what it printed."""
+    folder = workplace()
+    row = {"instruction": QUESTION, "input": "", "output": ANSWER, "system": "", "history": [], "department": ""}
+    (folder / "data" / "split").mkdir(parents=True)
+    (folder / "data" / "split" / "train.jsonl").write_text(json.dumps(row) + "\n")
+
+    def run(name, content):
+        (folder / name).write_text(content, encoding="utf-8")
+        monkeypatch.setattr(sys, "argv", ["leakage", str(folder / name)])
+        with pytest.raises(SystemExit) as end:
+            leakage.main()
+        return end.value.code, "".join(capsys.readouterr())
+
+    return run
+
+
+def lines(*records):
+    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+
+
+def test_a_near_dialogue_fails_and_is_shown(check):
+    status, out = check("mine.jsonl", lines({"data": [f"问：{QUESTION}？谢谢", f"答：{ANSWER}。"]}, {"data": ["问：别的问题", "答：" + "完全不同的回答" * 5]}))
+    assert status == 1 and "1 records, 50.00%" in out and f"line 1: '{QUESTION}" in out
+
+
+def test_an_exam_question_of_unknown_shape_is_compared_by_every_text_in_it(check):
+    exam = {"id": 7, "stem": f"{ANSWER}？", "options": {"A": "是", "B": "否"}}
+    status, out = check("exam.jsonl", lines(exam, {"id": 8, "stem": "另一道题目与训练数据没有任何关系，请选择最合适的一项作为答案"}))
+    assert status == 1 and "1 records, 50.00%" in out
+
+
+def test_a_table_without_leakage_passes_and_its_13_grams_are_counted(check):
+    piece = QUESTION[:15]
+    status, out = check("exam.csv", f"question,answer\n{piece}但是后来完全不一样了所以不算近似重复,{'天' * 30}\n")
+    assert status == 0 and "0 records, 0.00%" in out and "a 13-gram in common: 50.00% of texts" in out
+
+
+@pytest.mark.parametrize(("content", "words"), [("", "no text of 20 characters"), ('{"a": "短"}\n', "no text of 20 characters")])
+def test_a_file_without_texts_is_one_line(check, content, words):
+    status, out = check("empty.jsonl", content)
+    assert status == 1 and words in out
+
+
+def test_a_file_that_is_not_there_is_named(workplace, monkeypatch, capsys):
+    workplace()
+    monkeypatch.setattr(sys, "argv", ["leakage", "nowhere.jsonl"])
+    with pytest.raises(SystemExit) as end:
+        leakage.main()
+    assert end.value.code == 2 and "FILE=nowhere.jsonl: no such file" in capsys.readouterr().err
