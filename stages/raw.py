@@ -28,13 +28,13 @@ def download(raw: Raw) -> Path:
     from modelscope_hub import HubApi
 
     folder = work_folder("raw", f"{raw.dataset.replace('/', '--')}@{raw.revision}")
-    known = {"repo_id": raw.dataset, "repo_type": "dataset", "revision": raw.revision}
     try:
         hub = HubApi()
-        listed = {file.path: file for file in hub.list_repo_files(**known)}
+        listed = {file.path: file for file in hub.list_repo_files(raw.dataset, "dataset", revision=raw.revision)}
         if raw.file in listed:
-            size, sha256 = listed[raw.file].size, listed[raw.file].sha256
-            return Path(hub.download_file(file_path=raw.file, local_dir=folder, file_size=size, expected_sha256=sha256, **known))
+            file = listed[raw.file]
+            checks = {"file_size": file.size, "expected_sha256": file.sha256}
+            return Path(hub.download_file(raw.dataset, "dataset", raw.file, revision=raw.revision, local_dir=folder, **checks))
         reason = f"the data set has no such file, but {', '.join(sorted(listed)[:8])}"
     except Exception as error:  # the client raises many kinds; each means that the file did not come
         reason = " ".join(str(error).split())[:300] or type(error).__name__
