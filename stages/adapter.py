@@ -43,6 +43,7 @@ def training_config(template: dict, adapter: Adapter, base: Path, split: Path, r
         "dataset_dir": str(split),
         "output_dir": str(run),
         "save_steps": adapter.eval_steps,
+        "per_device_eval_batch_size": adapter.per_device_train_batch_size,
         "use_cpu": not on_gpu(),
         "bf16": in_bf16(adapter),
         "early_stopping_steps": adapter.early_stopping_steps,
