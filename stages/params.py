@@ -164,6 +164,22 @@ class Serve(Section):
     tensor_parallel_size: Count
 
 
+class App(Section):
+    host: str
+    port: Port
+    upstream: str | None
+    database: str
+    retention_days: Count
+    red_flags_in_answers: bool
+    requests_per_minute: Count
+    concurrent_requests: Count
+    max_body_bytes: Annotated[int, Field(ge=1024)]
+    max_turns: Count
+    max_message_characters: Count
+    max_tokens: Count
+    timeout_seconds: Annotated[float, Field(gt=0)]
+
+
 class Params(Section):
     """The whole of params.yaml."""
 
@@ -176,6 +192,7 @@ class Params(Section):
     metrics: Metrics
     merged: Merged
     serve: Serve
+    app: App
 
 
 def read_params(path: Path = Path("params.yaml")) -> Params:

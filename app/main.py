@@ -1,0 +1,122 @@
+"""The application: the gateway and the chat page in front of the served model.
+
+Usage: make app        (python -m app.main; the parameters are the section `app` of params.yaml)
+"""
+
+import asyncio
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import sqlalchemy as sa
+import uvicorn
+from fastapi import Depends, FastAPI, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel
+from starlette.concurrency import run_in_threadpool
+
+from app import chat, errors, metrics, page
+from app.access import Gate
+from app.observed import Observed, log, set_up_logging
+from app.store import Store
+from app.upstream import Upstream
+from stages.common import fail
+from stages.params import Params, read_params
+
+DAY_SECONDS = 86_400
+
+
+class Health(BaseModel):
+    status: str
+
+
+def create(params: Params) -> FastAPI:
+    """Return the application for these parameters; it opens its database at once and its client when it starts."""
+    settings = params.app
+    store = Store(os.environ.get("XINGLIN_DATABASE", settings.database))
+    upstream = Upstream(settings.upstream or f"http://{params.serve.host}:{params.serve.port}", params.serve.model_name, settings.timeout_seconds)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with upstream:
+            expiry = asyncio.create_task(expire_daily(store, settings.retention_days))
+            yield
+            expiry.cancel()
+            with suppress(asyncio.CancelledError):
+                await expiry
+        store.close()
+
+    app = FastAPI(
+        title="Xinglin", version="0.1.0", lifespan=lifespan, docs_url=None, redoc_url=None,
+        description="OpenAI-compatible gateway to a medical question-answering model. It is not a doctor.",
+    )  # fmt: skip
+    app.state.settings, app.state.store, app.state.upstream = settings, store, upstream
+    app.state.gate, app.state.model, app.state.commit = Gate(settings, store), params.serve.model_name, commit()
+    errors.install(app)
+    app.include_router(chat.router)
+    add_health(app)
+    page.mount(app)
+    app.add_middleware(Observed, max_body_bytes=settings.max_body_bytes, page=page.PATH)
+    return app
+
+
+def add_health(app: FastAPI) -> None:
+    @app.get("/healthz", tags=["Health"])
+    async def healthz() -> Health:
+        """Say that the gateway itself runs."""
+        return Health(status="ok")
+
+    @app.get("/readyz", tags=["Health"], responses={503: {"model": errors.Problem}})
+    async def readyz(request: Request) -> Health:
+        """Say whether the model is loaded and answers."""
+        if not await request.app.state.upstream.ready():
+            raise errors.APIError(503, "模型正在加载或没有运行。", "model_unavailable", retry_after=5)
+        return Health(status="ok")
+
+    @app.get("/metrics", tags=["Health"], dependencies=[Depends(chat.caller_of)], responses=errors.responses(401), response_class=Response)
+    async def prometheus() -> Response:
+        """Give counts and times in Prometheus' format."""
+        return Response(generate_latest(metrics.REGISTRY), media_type=CONTENT_TYPE_LATEST)
+
+
+async def expire_daily(store: Store, days: int) -> None:
+    while True:
+        try:
+            count = await run_in_threadpool(store.expire, days)
+            log.info("expired", extra={"fields": {"conversations": count}})
+        except sa.exc.SQLAlchemyError:
+            log.exception("expiry failed")
+        await asyncio.sleep(DAY_SECONDS)
+
+
+def commit() -> str:
+    """Return the short hash of the commit that this checkout is at, "" where git does not say."""
+    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return found.stdout.strip()
+
+
+def main() -> None:
+    params = read_params()
+    settings = params.app
+    set_up_logging()
+    try:
+        app = create(params)
+    except sa.exc.OperationalError as error:
+        fail(f"app.database: cannot be opened: {' '.join(str(error.orig).split())[:200]}")
+    config: dict[str, Any] = {"host": settings.host, "port": settings.port, "log_config": None, "access_log": False, "server_header": False}
+    print(f"app: http://{settings.host}:{settings.port}{page.PATH} (page), http://{settings.host}:{settings.port}/v1 (API)", flush=True)
+    server = uvicorn.Server(uvicorn.Config(app, **config, loop="uvloop", http="httptools", timeout_graceful_shutdown=5))
+    try:
+        server.run()
+    except SystemExit:
+        logging.shutdown()
+        fail(f"app.port: {settings.host}:{settings.port} cannot be listened on: change app.port or stop what is there")
+    sys.exit(0 if server.started else 1)
+
+
+if __name__ == "__main__":
+    main()
