@@ -37,6 +37,7 @@ repro: ## make what is not up to date (dvc repro)
 	.venv/bin/dvc repro
 
 test: setup lint ## every test, the real pipeline included
+	@sh tests/install.sh
 	$(PY) -m pytest -m "not soak"
 
 lint: setup ## ruff and mypy

@@ -68,6 +68,38 @@ class ChatRequest(BaseModel):
     user: str | None = None
 
 
+class Choice(BaseModel):
+    index: int
+    message: dict[str, Any]
+    finish_reason: str | None
+
+
+class Completion(BaseModel):
+    """An answer that is not streamed, in OpenAI's shape; the model's server may add fields."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    choices: list[Choice]
+
+
+class Model(BaseModel):
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+
+
+class Models(BaseModel):
+    object: Literal["list"]
+    data: list[Model]
+
+
+STREAMED = {"text/event-stream": {"schema": {"type": "string", "description": "Events of chat.completion.chunk, then [DONE]"}}}
+ANSWERS: dict[int | str, dict[str, Any]] = {200: {"model": Completion, "content": STREAMED}}
+
+
 def payload(body: ChatRequest, settings: App, model: str) -> dict[str, Any]:
     """Return what is sent to the model's server; raises APIError for what a conversation may not be."""
     if body.model != model:
@@ -111,7 +143,7 @@ async def caller_of(request: Request) -> Caller:
 Who = Annotated[Caller, Depends(caller_of)]
 
 
-@router.post("/chat/completions", responses=responses(400, 401, 404, 413, 429, 500, 502, 503, 504), response_class=JSONResponse)
+@router.post("/chat/completions", responses=ANSWERS | responses(400, 401, 404, 413, 422, 429, 500, 502, 503, 504))
 async def chat_completions(body: ChatRequest, request: Request, caller: Who) -> Response:
     """Answer a conversation. Where the last question shows an emergency, the answer begins with what to do at once."""
     state = request.app.state
@@ -132,9 +164,9 @@ async def chat_completions(body: ChatRequest, request: Request, caller: Who) -> 
 
 
 @router.get("/models", responses=responses(401, 500))
-async def models(request: Request, caller: Who) -> dict[str, Any]:
+async def models(request: Request, caller: Who) -> Models:
     """List the one model that is served here."""
-    return {"object": "list", "data": [{"id": request.app.state.model, "object": "model", "created": 0, "owned_by": "xinglin"}]}
+    return Models(object="list", data=[Model(id=request.app.state.model, object="model", created=0, owned_by="xinglin")])
 
 
 def urgent(question: str) -> str:
@@ -158,18 +190,23 @@ def with_notice(done: dict[str, Any], first: str) -> dict[str, Any]:
 
 async def unless_gone(request: Request, work: Callable[[], Awaitable[Any]]) -> Any:
     """Return what `work` returns, or None if the client went away before; the work is then given up."""
-    result = None
+    result, trouble = None, None
     async with anyio.create_task_group() as group:
-
-        async def watch() -> None:
-            while (await request.receive())["type"] != "http.disconnect":
-                pass
-            group.cancel_scope.cancel()
-
-        group.start_soon(watch)
-        result = await work()
+        group.start_soon(cancel_when_gone, request.receive, group.cancel_scope)
+        try:
+            result = await work()
+        except APIError as error:  # raised outside of the group, which would wrap it
+            trouble = error
         group.cancel_scope.cancel()
+    if trouble:
+        raise trouble
     return result
+
+
+async def cancel_when_gone(receive: Receive, scope: anyio.CancelScope) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    scope.cancel()
 
 
 async def events(reply: ClientResponse, first: str, model: str) -> AsyncIterator[bytes]:
@@ -215,12 +252,6 @@ class Relay(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with self.stack, anyio.create_task_group() as group:
-
-            async def watch() -> None:
-                while (await receive())["type"] != "http.disconnect":
-                    pass
-                group.cancel_scope.cancel()
-
-            group.start_soon(watch)
+            group.start_soon(cancel_when_gone, receive, group.cancel_scope)
             await self.stream_response(send)
             group.cancel_scope.cancel()
