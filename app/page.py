@@ -141,6 +141,9 @@ class Page:
     async def ask(self, text: str, conversation: str | None, request: gr.Request) -> AsyncIterator[dict]:
         """Keep the question, show an emergency notice if it needs one, stream the answer, keep it."""
         user = request.username
+        if conversation in self.answering:
+            yield {self.status: gr.update(value="请等这个回答说完，或先点“停止”。", visible=True)}
+            return
         try:
             text = tidy(text or "", Counter())
         except Unusable:
@@ -212,7 +215,7 @@ class Page:
     async def again(self, conversation: str | None, request: gr.Request) -> AsyncIterator[dict]:
         """Ask the last question once more; the answer that it had is replaced."""
         user = request.username
-        if conversation is None:
+        if conversation is None or conversation in self.answering:
             return
         try:
             text = await self.stored("take_back", user, conversation)
@@ -309,19 +312,19 @@ class Page:
 
             all_parts = [self.conversation, self.ids, self.chat, self.alert, self.correction, self.history, self.status, self.loading,
                          self.question, self.send, self.stop]  # fmt: skip
-            streaming: dict[str, Any] = {"outputs": all_parts, "concurrency_limit": None, "show_progress": "hidden"}
-            quick: dict[str, Any] = {"outputs": all_parts, "concurrency_limit": None, "show_progress": "hidden", "queue": False}
+            quiet: dict[str, Any] = {"outputs": all_parts, "concurrency_limit": None, "show_progress": "hidden"}
+            streaming, quick = quiet | {"trigger_mode": "multiple"}, quiet | {"queue": False}
             asked = gr.on([self.question.submit, self.send.click], self.ask, [self.question, self.conversation], **streaming)
             picked = self.chat.example_select(self.example, [self.conversation], **streaming)
             retried = gr.on([again.click, self.chat.retry], self.again, [self.conversation], **streaming)
             self.stop.click(self.stopped, [self.conversation], cancels=[asked, picked, retried], **quick)
-            self.chat.like(self.rate, [self.ids], None, queue=False)
+            self.chat.like(self.rate, [self.ids], None, show_progress="hidden")
             fix.click(lambda: gr.update(visible=True), None, self.correction, queue=False)
-            save.click(self.correct, [corrected, self.ids, self.conversation], **quick)
+            save.click(self.correct, [corrected, self.ids, self.conversation], **quiet)
             fresh.click(self.fresh, None, **quick)
             self.history.input(self.load, [self.history], **quick)
             export.click(self.export, None, export, queue=False)
-            erase.click(self.erase, None, js=CONFIRM, **quick)
+            erase.click(self.erase, None, js=CONFIRM, **quiet)
             blocks.load(self.enter, None, **quick)
             gr.Timer(5).tick(self.check, None, **quick)
         return blocks
