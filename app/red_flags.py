@@ -75,16 +75,24 @@ def find(text: str) -> list[Found]:
     return [
         Found(flag.id, flag.name, known.advice[flag.do])
         for flag in known.rules
-        if (flag.always or not elsewhere) and any(shows(clauses, sign, flag) for sign in flag.signs)
+        if (flag.always or not elsewhere) and any(shows(text, clauses, sign, flag) for sign in flag.signs)
     ]
 
 
-def shows(clauses: list[str], sign: str, flag: Flag) -> bool:
+@cache
+def parts_of(sign: str) -> tuple[tuple[str, ...], ...]:
+    """Return the words of each part of a sign."""
+    return tuple(tuple(part.split("|")) for part in sign.removeprefix(ANYWHERE).split())
+
+
+def shows(text: str, clauses: list[str], sign: str, flag: Flag) -> bool:
     """Say whether one sign stands in the clauses and nothing takes it back."""
-    parts = [part.split("|") for part in sign.removeprefix(ANYWHERE).split()]
+    parts = parts_of(sign)
+    if not all(says(text, part) for part in parts):
+        return False
     fitting = [clause for clause in clauses if counts(clause, flag)]
     if sign.startswith(ANYWHERE):
-        return all(any(in_order(clause, [part]) for clause in fitting) for part in parts)
+        return all(any(in_order(clause, (part,)) for clause in fitting) for part in parts)
     return any(in_order(clause, parts) for clause in fitting)
 
 
@@ -95,17 +103,20 @@ def counts(clause: str, flag: Flag) -> bool:
 
 
 def says(text: str, words: tuple[str, ...]) -> bool:
-    return any(word in text for word in words)
+    for word in words:  # noqa: SIM110  most of the time goes into this, and a loop takes half of it
+        if word in text:
+            return True
+    return False
 
 
-def in_order(clause: str, parts: list[list[str]], start: int = 0) -> bool:
+def in_order(clause: str, parts: tuple[tuple[str, ...], ...], start: int = 0) -> bool:
     """Say whether a word of each part follows the one before, from `start` on, none of them denied."""
     if not parts:
         return True
     return any(not denied(clause[start:place]) and in_order(clause, parts[1:], end) for place, end in places(clause, parts[0], start))
 
 
-def places(clause: str, words: list[str], start: int) -> Iterator[tuple[int, int]]:
+def places(clause: str, words: tuple[str, ...], start: int) -> Iterator[tuple[int, int]]:
     """Yield where each of the words stands in the clause from `start` on."""
     for word in words:
         place = clause.find(word, start)
