@@ -2,7 +2,7 @@
 # `make demo` and `make test` are the two commands to begin with; `make help` lists the rest.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo repro test lint soak bench serve serve-check chat webui profile diff leakage doctor gpu requirements
+.PHONY: help setup demo repro test lint soak bench serve serve-check app up key feedback chat webui profile diff leakage doctor gpu requirements
 
 UV_VERSION := 0.13.9
 NVITOP_VERSION := 1.7.2
@@ -50,9 +50,22 @@ soak: setup ## the long tests: kills in the middle of training and answering
 bench: setup ## the benchmarks behind the figures in the README
 	$(PY) -m bench.pipeline
 	$(PY) -m bench.data
+	$(PY) -m bench.app
 
 serve: ## serve models/merged by vLLM, as params.yaml says
 	@$(PY) -m tools.serve
+
+app: ## the back end and the chat page in front of the served model
+	@$(PY) -m app.main
+
+up: ## make serve and make app in one
+	@$(PY) -m tools.up
+
+key: ## NAME=…: a new API key, shown once (DAYS=… makes it end)
+	@$(PY) -m app.keys add "$(NAME)" $(DAYS)
+
+feedback: ## export approved and corrected answers as the next source of raw
+	@$(PY) -m app.feedback
 
 serve-check: ## ask the running server what a client would
 	@$(PY) -m tools.serve_check

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import gradio_client
 import httpx
+import openai
 import pytest
 
 from stages.server import free_port
@@ -115,18 +116,35 @@ def test_a_colleague_pulls_from_the_remote_and_runs_nothing(pipeline, tmp_path):
     assert (copy / "models" / "merged" / "model.safetensors").stat().st_size > 1e6
 
 
-def test_the_merged_model_is_served_and_passes_the_check(pipeline):
-    port = free_port()
-    pipeline.set({"serve.port": port})
+def test_the_merged_model_is_served_passes_the_check_and_answers_through_the_application(pipeline):
+    port, app_port = free_port(), free_port()
+    pipeline.set({"serve.port": port, "app.port": app_port})
     try:
-        with background(pipeline, "-m", "tools.serve") as (process, log):
+        with background(pipeline, "-m", "tools.up") as (process, log):
+            wait_for(process, log, f"http://127.0.0.1:{app_port}/healthz")
+            assert httpx.get(f"http://127.0.0.1:{app_port}/readyz").status_code == 503  # vLLM takes a minute to load
             wait_for(process, log, f"http://127.0.0.1:{port}/health")
             out = pipeline.python("-m", "tools.serve_check").stdout
             assert out.count("ok ") == 5 and "FAILED" not in out
+            assert httpx.get(f"http://127.0.0.1:{app_port}/readyz", timeout=60).status_code == 200
+            ask_through_the_gateway(f"http://127.0.0.1:{app_port}/v1")
         gone = pipeline.python("-m", "tools.serve_check", expect=1).stdout
         assert "no server answers" in gone and gone.count("\n") == 1
     finally:
         pipeline.run("git", "checkout", "params.yaml")
+
+
+def ask_through_the_gateway(url: str) -> None:
+    question = [{"role": "user", "content": "感冒了需要吃消炎药吗？"}]
+    with openai.OpenAI(base_url=url, api_key="none", timeout=120) as client:
+        settings = {"model": "xinglin", "max_tokens": 24, "temperature": 0}
+        done = client.chat.completions.create(messages=question, **settings)
+        answer = done.choices[0].message.content
+        assert answer and done.usage.completion_tokens <= 24
+        events = client.chat.completions.create(messages=question, stream=True, **settings)
+        assert "".join(event.choices[0].delta.content or "" for event in events) == answer
+        further = [*question, {"role": "assistant", "content": answer}, {"role": "user", "content": "那要看医生吗？"}]
+        assert client.chat.completions.create(messages=further, **settings).usage.prompt_tokens > done.usage.prompt_tokens
 
 
 @pytest.mark.parametrize("page", ["chat", "webui"])
