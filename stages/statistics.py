@@ -8,8 +8,6 @@ import logging
 import random
 from collections import Counter
 
-import jieba
-import jieba.analyse
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
@@ -73,6 +71,8 @@ def histogram(texts: dict[str, list[int]]) -> pd.DataFrame:
 
 def topics(rows: list[dict]) -> pd.DataFrame:
     """Return the commonest departments, or where the data names none the commonest keywords (jieba's TF-IDF) of first questions."""
+    import jieba.analyse
+
     named = Counter(row["department"] for row in rows if row.get("department"))
     if not named:
         for row in rows:
@@ -88,6 +88,8 @@ def turns(parts: dict[str, list[dict]]) -> pd.DataFrame:
 
 
 def main() -> None:
+    import jieba
+
     paths = arguments(__doc__, "base", "split", "templates", "out")
     adapter = read_params().adapter
     jieba.setLogLevel(logging.WARNING)

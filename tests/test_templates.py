@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from stages import server
-from stages.formats import neutralise
+from stages.cleaning import neutralise
 from tests.conftest import ROOT
 
 TEMPLATES = ("qwen", "qwen3_nothink", "deepseekr1")
