@@ -60,7 +60,7 @@ def records(file: Path) -> Iterator[Record]:
                 yield number, value
     except DAMAGED as error:
         fail(f"{file}: damaged or cut short after record {number}: {' '.join(str(error).split())}")
-    except ijson.JSONError as error:
+    except (ijson.JSONError, UnicodeDecodeError) as error:  # half a surrogate pair, \udc00, is the latter
         fail(f"{file}: not a JSON array after record {number}: {' '.join(str(error).split())[:200]}")
 
 

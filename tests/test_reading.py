@@ -82,6 +82,7 @@ def test_a_character_cut_at_the_end_of_the_first_look_does_not_change_the_encodi
         ("d.jsonl.xz", lzma.compress(LINES.encode() * 900)[:-40], "cut short after record"),
         ("d.jsonl.zst", b"not packed", "damaged or cut short after record 0"),
         ("d.json", b'[{"data": []}, {"data"', "not a JSON array after record 1"),
+        ("d.json", rb'[{"data": []}, {"data": ["\udc00"]}]', "not a JSON array after record 1"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_one_line_that_names_it(tmp_path, capsys, name, content, words):
