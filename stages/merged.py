@@ -1,7 +1,8 @@
-"""merged: base and adapter as one model with our chat template inside, after the gate passed and its answers were checked.
+"""merged: base and adapter as one model, chat template and model card inside, after gate and parity check.
 
 Usage: stages/run merged --base models/base.json --adapter models/adapter --predictions data/predictions \
-           --metrics metrics.json --template templates/export.yaml --templates templates/chat --out models/merged
+           --metrics metrics.json --template templates/export.yaml --card templates/card.md --templates templates/chat \
+           --out models/merged
 
 The parity check asks a vLLM server of the merged model for the log-probabilities of the adapter's own answers, prompts
 sent as messages through the template inside the model: token ids must be equal, log-probabilities within rounding.
@@ -13,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import numpy as np
 import yaml
 
@@ -41,7 +43,7 @@ TOLERANCE = {"float32": 0.002, "float16": 0.01, "bfloat16": 0.06}
 
 def shortfalls(metrics: dict, gate: Gate) -> list[str]:
     """Return a line for each demand of the gate that the metrics do not meet."""
-    found = []
+    found = [] if metrics["part"] == "test" else ["predictions.part is val: scores that chose the settings admit no model, set it to test"]
     for name, least in gate.scores.items():
         score = look_up(metrics["tuned"], name, "scores")
         if score < least:
@@ -149,10 +151,16 @@ def coarsest_dtype(merged: Merged, params: Params, base: Path) -> str:
     return max(used, key=list(TOLERANCE).index)
 
 
+def card(template: Path, **facts: Any) -> str:
+    """Return the model card, to be published with the model; a fact that the template names and nobody gave is an error."""
+    return jinja2.Template(template.read_text(encoding="utf-8"), undefined=jinja2.StrictUndefined).render(facts)
+
+
 def main() -> None:
-    paths = arguments(__doc__, "base", "adapter", "predictions", "metrics", "template", "templates", "out")
+    paths = arguments(__doc__, "base", "adapter", "predictions", "metrics", "template", "card", "templates", "out")
     params = read_params()
-    if short := shortfalls(read_json(paths.metrics), params.merged.gate):
+    metrics = read_json(paths.metrics)
+    if short := shortfalls(metrics, params.merged.gate):
         fail(f"gate: {'; '.join(short)}: nothing was merged")
     record = read_json(paths.base)
     base = base_folder(record)
@@ -164,6 +172,7 @@ def main() -> None:
         put_template(paths.templates / f"{params.adapter.template}.jinja", folder, params.predictions.repetition_penalty)
         found = parity(folder, paths.predictions, params, coarsest_dtype(params.merged, params, base))
         write_json(folder / "parity.json", found)
+        (folder / "README.md").write_text(card(paths.card, base=record, metrics=metrics, params=params, parity=found), encoding="utf-8")
     print(f"merged: gate passed, log-probabilities moved by {found['mean']:.4f} nats a token ({found['tolerance']:g} allowed) -> {paths.out}")
 
 

@@ -120,6 +120,7 @@ class Adapter(Section):
 
 
 class Predictions(Section):
+    part: Literal["test", "val"]
     max_new_tokens: Count
     max_samples: Count | None
     concurrency: Annotated[int, Field(ge=1, le=4096)]
@@ -141,6 +142,27 @@ class Predictions(Section):
 class Metrics(Section):
     bootstrap: Annotated[int, Field(ge=100, le=100_000)]
     seed: int
+    embedding_model: str | None
+
+
+class Judgements(Section):
+    base_url: Annotated[str, Field(pattern="^https?://")] | None
+    model: str | None
+    api_key_variable: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+    samples: Count | None
+    concurrency: Annotated[int, Field(ge=1, le=256)]
+    seed: int
+
+    @model_validator(mode="after")
+    def model_is_named(self) -> "Judgements":
+        if self.base_url and not self.model:
+            raise ValueError("base_url is set, so judgements.model must name a model")
+        return self
+
+
+class Exam(Section):
+    path: str | None
+    max_questions: Count | None
 
 
 class Gate(Section):
@@ -190,23 +212,43 @@ class Params(Section):
     adapter: Adapter
     predictions: Predictions
     metrics: Metrics
+    judgements: Judgements
+    exam: Exam
     merged: Merged
     serve: Serve
     app: App
+    candidates: Annotated[list[str], Field(min_length=1)]
 
 
-def read_params(path: Path = Path("params.yaml")) -> Params:
-    """Return the checked parameters; anything wrong ends the program with one line and exit status 2."""
-    try:
-        values = YAML(typ="safe", pure=True).load(path)
-    except FileNotFoundError:
-        fail(f"{path}: no such file: run this from the project's root", 2)
-    except YAMLError as error:
-        fail(f"{path}: not YAML: {' '.join(str(error).split())}", 2)
+def read_params(path: Path = Path("params.yaml"), profile: Path | None = None) -> Params:
+    """Return the checked parameters, with `profile` over them; anything wrong ends the program with one line and exit status 2."""
+    values = load(path)
+    if profile:
+        lay(load(profile), values, str(profile))
     try:
         return Params.model_validate(values)
     except ValidationError as error:
         fail(f"{path}: {explain(error)}", 2)
+
+
+def load(path: Path) -> Any:
+    try:
+        return YAML(typ="safe", pure=True).load(path)
+    except FileNotFoundError:
+        fail(f"{path}: no such file: run this from the project's root", 2)
+    except YAMLError as error:
+        fail(f"{path}: not YAML: {' '.join(str(error).split())}", 2)
+
+
+def lay(over: dict, values: Any, source: str, place: str = "") -> None:
+    """Set each value of `over` in `values`, in place; a key that is not there is an error of `source`."""
+    for key, value in over.items():
+        if key not in values:
+            fail(f"{source}: {place}{key}: params.yaml has no such parameter", 2)
+        if isinstance(value, dict) and value and isinstance(values[key], dict):
+            lay(value, values[key], source, f"{place}{key}.")
+        else:
+            values[key] = value
 
 
 def explain(error: ValidationError) -> str:

@@ -1,4 +1,4 @@
-"""predictions: greedy answers of the base and the tuned model to the test part, by the server that users will meet.
+"""predictions: greedy answers of the base and the tuned model to the test part (or, while settings are chosen, to val), by the server that users will meet.
 
 Usage: stages/run predictions --base models/base.json --adapter models/adapter --split data/split \
            --templates templates/chat --out data/predictions
@@ -10,7 +10,7 @@ One vLLM server holds the base and the adapter, with our chat template. Each ans
 import asyncio
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,31 +39,37 @@ from stages.rows import messages
 
 MODELS = ("base", "tuned")
 TIMEOUT = httpx.Timeout(3600, connect=10)  # an answer waits its turn behind `concurrency` others
+Answer = Callable[[httpx.AsyncClient, dict], Awaitable[dict]]
 SERVING_BYTES = 1.2  # memory that vLLM takes at the least, in multiples of the weights' size
 
 
-def samples(test: Path, most: int | None) -> list[dict]:
+class Refused(Exception):
+    """What asking again does not mend."""
+
+
+def samples(part: Path, most: int | None) -> list[dict]:
     """Return what is asked: id (of the row's content), messages, and the reference answer."""
     return [
         {"id": hashlib.sha256(orjson.dumps(row)).hexdigest()[:16], "messages": messages(row), "reference": row["output"]}
-        for row in read_jsonl(test)[:most]
+        for row in read_jsonl(part)[:most]
     ]
 
 
 @contextmanager
-def endpoint(params: Predictions, base: Path, adapter: Path, chat_template: Path, log: Path) -> Iterator[str]:
-    """Yield the URL of a server that holds `base` and `tuned`: the one named, or one of our own."""
+def endpoint(params: Predictions, base: Path, adapter: Path | None, chat_template: Path, log: Path) -> Iterator[str]:
+    """Yield the URL of a server that holds `base` and, if there is an adapter, `tuned`: the one named, or one of our own."""
     if params.base_url:
         yield params.base_url.rstrip("/").removesuffix("/v1")
         return
-    rank = read_json(adapter / "adapter_config.json")["r"]
     options = server.device_options(params.gpu_memory_utilization, params.tensor_parallel_size)
+    if adapter:
+        rank = lora_rank(read_json(adapter / "adapter_config.json")["r"])
+        options |= {"enable_lora": "", "lora_modules": f"tuned={adapter}", "max_lora_rank": rank}
+        options["tokenizer"] = str(adapter)  # the training's own: its end-of-turn token is where answers stop
     with server.running(
         base, log,
         served_model_name="base",
-        tokenizer=str(adapter),  # the training's own: its end-of-turn token is where answers stop
         chat_template=str(chat_template),
-        enable_lora="", lora_modules=f"tuned={adapter}", max_lora_rank=lora_rank(rank),
         dtype=params.dtype, max_model_len=params.max_model_len, max_num_seqs=params.concurrency,
         generation_config="vllm",  # not the base's own sampling
         **options,
@@ -97,7 +103,7 @@ async def ask(client: httpx.AsyncClient, model: str, sample: dict, params: Predi
             break
         first = 1 if turns[0]["role"] == "system" else 0
         if reply.status_code != 400 or "context length" not in reply.text or len(turns) <= first + 1:
-            fail(f"{model}: sample {sample['id']}: the server says {reply.status_code}: {reply.text[:300]}")
+            raise Refused(f"{model}: sample {sample['id']}: the server says {reply.status_code}: {reply.text[:300]}")
         turns = turns[:first] + turns[first + 2 :]
     answer, usage = reply.json()["choices"][0], reply.json()["usage"]
     return sample | {
@@ -108,27 +114,42 @@ async def ask(client: httpx.AsyncClient, model: str, sample: dict, params: Predi
     }
 
 
-async def answer_all(url: str, model: str, asked: list[dict], file: Path, params: Predictions) -> None:
+def answer_all(url: str, model: str, asked: list[dict], file: Path, params: Predictions) -> None:
     """Ask what `file` does not yet hold, `concurrency` at once, and append each answer as it comes."""
+    client = httpx.AsyncClient(base_url=url, timeout=TIMEOUT, limits=httpx.Limits(max_connections=params.concurrency))
+    collect(client, asked, lambda client, sample: ask(client, model, sample, params), file, params.concurrency, model)
+
+
+def collect(client: httpx.AsyncClient, asked: list[dict], answer: Answer, file: Path, concurrency: int, name: str) -> None:
+    """Ask for each row whose id `file` does not hold, `concurrency` at once, and append each answer as it comes.
+
+    A refusal ends the program with its line; another error of an answer is raised as it is.
+    """
     done = answered(file)
-    missing = [sample for sample in asked if sample["id"] not in done]
-    limits = httpx.Limits(max_connections=params.concurrency)
-    progress = tqdm(total=len(asked), initial=len(asked) - len(missing), desc=model, unit=" answers", disable=None)
-    queue = iter(missing)
-    with file.open("ab") as output:
-        async with httpx.AsyncClient(base_url=url, timeout=TIMEOUT, limits=limits) as client:
+    missing = [row for row in asked if row["id"] not in done]
+    progress = tqdm(total=len(asked), initial=len(asked) - len(missing), desc=name, unit=" answers", disable=None)
+    queue, error = iter(missing), None
 
-            async def worker() -> None:
-                for sample in queue:
-                    row = await ask(client, model, sample, params)
-                    output.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
-                    output.flush()
-                    progress.update()
+    async def worker() -> None:
+        for row in queue:
+            output.write(orjson.dumps(await answer(client, row), option=orjson.OPT_APPEND_NEWLINE))
+            output.flush()
+            progress.update()
 
-            async with asyncio.TaskGroup() as group:
-                for _ in range(min(params.concurrency, len(missing))):
-                    group.create_task(worker())
-    progress.close()
+    async def work() -> None:
+        async with client, asyncio.TaskGroup() as group:
+            for _ in range(min(concurrency, len(missing))):
+                group.create_task(worker())
+
+    with file.open("ab") as output, progress:
+        try:
+            asyncio.run(work())
+        except ExceptionGroup as group:  # outside of asyncio, which would print a traceback for an exit in a task
+            error = group.exceptions[0]
+    if isinstance(error, Refused):
+        fail(str(error))
+    if error:
+        raise error
 
 
 def answered(file: Path) -> dict[str, dict]:
@@ -185,21 +206,25 @@ def main() -> None:
     predictions, chat_template = params.predictions, paths.templates / f"{params.adapter.template}.jinja"
     record = read_json(paths.base)
     need_memory(record, SERVING_BYTES, "predictions")
-    asked = samples(paths.split / "test.jsonl", predictions.max_samples)
+    part = paths.split / f"{predictions.part}.jsonl"
+    asked = samples(part, predictions.max_samples)
     what_counts = predictions.model_dump(exclude={"concurrency", "gpu_memory_utilization", "parity_samples"})
-    key = fingerprint(what_counts, record["files"], paths.adapter, paths.split / "test.jsonl", chat_template)
+    key = fingerprint(what_counts, record["files"], paths.adapter, part, chat_template)
     work = work_folder("predictions", key)
     before = sum(len(answered(work / f"{model}.jsonl")) for model in MODELS)
     with endpoint(predictions, base_folder(record), paths.adapter, chat_template, work / "vllm.log") as url:
         start = time.perf_counter()
         for model in MODELS:
-            asyncio.run(answer_all(url, model, asked, work / f"{model}.jsonl", predictions))
+            answer_all(url, model, asked, work / f"{model}.jsonl", predictions)
         seconds = time.perf_counter() - start
         files = {model: answered(work / f"{model}.jsonl") for model in MODELS}
         rows = {model: [found[sample["id"]] for sample in asked] for model, found in files.items()}
         kept = [row for row in rows["tuned"] if row["prediction"]][: predictions.parity_samples]
         parity = logprobs(url, "tuned", kept)
-    speed = throughput(rows, seconds, sum(map(len, rows.values())) - before)
+    fresh = sum(map(len, rows.values())) - before
+    if fresh or not (work / "speed.json").exists():
+        write_json(work / "speed.json", throughput(rows, seconds, fresh))  # kept for a run that finds all answered
+    speed = read_json(work / "speed.json")
     with whole(paths.out) as folder:
         folder.mkdir()
         for model in MODELS:

@@ -9,6 +9,7 @@ from stages.params import Params
 from tests.conftest import ROOT
 
 STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
+ALL = STAGES | YAML(typ="safe").load(ROOT / "evaluations" / "dvc.yaml")["stages"]
 
 
 def imports(module: str) -> set[str]:
@@ -27,17 +28,17 @@ def imports(module: str) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", ALL)
 def test_a_stage_depends_on_every_module_that_it_imports(name):
-    deps = {dep for dep in STAGES[name]["deps"] if dep.startswith("stages/")}
+    deps = {dep for dep in ALL[name]["deps"] if dep.startswith("stages/")}
     assert deps == imports(name)
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", ALL)
 def test_a_stage_is_described_and_reads_its_own_parameters(name):
-    assert STAGES[name]["desc"]
-    assert f"stages/run {name} " in STAGES[name]["cmd"]
-    assert name in STAGES[name]["params"] or name not in Params.model_fields
+    assert ALL[name]["desc"]
+    assert f"stages/run {name} " in ALL[name]["cmd"]
+    assert name in ALL[name]["params"] or name not in Params.model_fields
 
 
 @pytest.mark.parametrize("readme", ["README.md", "README.zh-CN.md"])

@@ -7,6 +7,7 @@ from stages.params import Gate
 from tests.conftest import ROOT
 
 METRICS = {
+    "part": "test",
     "tuned": {"bleu-4": 5.0, "rouge-l": 14.0},
     "intervals": {"gain": {"bleu-4": {"low": 0.2, "high": 1.0}, "rouge-l": {"low": -0.1, "high": 2.0}}},
 }
@@ -22,6 +23,10 @@ def test_the_gate_names_each_number_that_fell_short():
     assert "rouge-l" in second and "[-0.10, 2.00]" in second
 
 
+def test_scores_of_the_validation_part_admit_no_model():
+    assert "predictions.part is val" in merged.shortfalls(METRICS | {"part": "val"}, Gate(scores={}, gains={}))[0]
+
+
 def test_a_metric_that_does_not_exist_is_named(capsys):
     with pytest.raises(SystemExit):
         merged.shortfalls(METRICS, Gate(scores={}, gains={"bleu4": 0.0}))
@@ -31,7 +36,7 @@ def test_a_metric_that_does_not_exist_is_named(capsys):
 def test_the_stage_stops_at_the_gate_and_merges_nothing(workplace, stage):
     folder = workplace({"merged.gate": {"scores": {}, "gains": {"rouge-l": 0.0}}})
     (folder / "metrics.json").write_text(json.dumps(METRICS))
-    done = stage("merged", base="b", adapter="a", predictions="p", metrics="metrics.json", template="t", templates="t", out="merged")
+    done = stage("merged", base="b", adapter="a", predictions="p", metrics="metrics.json", template="t", card="c", templates="t", out="merged")
     assert done.status == 1 and "gate: rouge-l" in done.error and not (folder / "merged").exists()
 
 

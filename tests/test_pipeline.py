@@ -185,3 +185,34 @@ def test_a_run_killed_in_the_middle_ends_as_an_undisturbed_one(pipeline, tmp_pat
     ours, theirs = (json.loads((p.folder / "metrics.json").read_text()) for p in (project, pipeline))
     assert ours["training"]["best_validation_loss"] == pytest.approx(theirs["training"]["best_validation_loss"], abs=0.02)
     assert ours["tuned"]["bleu-4"] == pytest.approx(theirs["tuned"]["bleu-4"], abs=1.0)
+
+
+def test_a_sweep_scores_on_the_validation_part_and_its_best_run_is_not_trained_again(pipeline):
+    pipeline.run("git", "add", "-A")
+    pipeline.run("git", "commit", "-qm", "Results", "--allow-empty")
+    short = "adapter.max_steps=1 predictions.max_samples=4 predictions.max_new_tokens=24"
+    words = ("-m", "tools.sweep", "--set", f"{short} adapter.learning_rate=1e-3,2e-3")
+    lines = pipeline.python(*words).stdout.splitlines()[-2:]
+    assert all(line.startswith("sweep-") and "adapter.learning_rate=" in line for line in lines), lines
+    assert pipeline.run("git", "status", "--porcelain").stdout == ""
+    again = pipeline.python(*words).stdout
+    assert "Running stage" not in again and again.splitlines()[-2:] == lines
+    try:
+        out = pipeline.python("-m", "tools.best", expect=None).stdout  # two steps of training may not pass the gate
+        assert "Stage 'adapter' is cached" in out and "predictions" in ran(out)
+        assert json.loads((pipeline.folder / "metrics.json").read_text())["part"] == "test"
+    finally:
+        pipeline.run("git", "reset", "-q", "--hard")
+        pipeline.dvc("checkout")
+
+
+def test_candidates_are_compared_before_any_training(pipeline):
+    try:
+        pipeline.set({"predictions.max_new_tokens": 24})
+        out = pipeline.dvc("repro", "evaluations/dvc.yaml:candidates")
+        assert ran(out) == ["evaluations/dvc.yaml:candidate@tiny", "evaluations/dvc.yaml:candidates"]
+        found = json.loads((pipeline.folder / "evaluations" / "candidates" / "tiny.json").read_text())
+        assert found["parameters"] == 15_740_288 and found["samples"] == 74 and found["samples_per_second"] > 0
+        assert "15.7 M" in out and (pipeline.folder / "plots" / "candidates.csv").read_text().startswith("name,parameters")
+    finally:
+        pipeline.run("git", "reset", "-q", "--hard")

@@ -3,6 +3,7 @@ import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import httpx
 import psutil
 import pytest
 
@@ -39,9 +40,7 @@ def openai_server(answer):
 
 
 def answer_all(url, file, changes=None):
-    import asyncio
-
-    asyncio.run(predictions.answer_all(url, "tuned", ASKED, file, params_with(changes).predictions))
+    predictions.answer_all(url, "tuned", ASKED, file, params_with(changes).predictions)
 
 
 def test_only_what_is_missing_is_asked_and_a_torn_line_is_asked_again(tmp_path):
@@ -64,6 +63,16 @@ def test_what_was_answered_before_a_failure_is_kept(tmp_path):
     assert len(predictions.answered(file)) == 3
 
 
+def test_a_refusal_is_one_line_and_a_server_that_is_gone_is_seen_as_such(tmp_path, capfd):
+    with openai_server(lambda body: (500, {"error": "out of memory"})) as url, pytest.raises(SystemExit):
+        answer_all(url, tmp_path / "a", {"predictions.concurrency": 1})
+    assert [line for line in capfd.readouterr().err.splitlines() if "error:" in line or "Traceback" in line] == [
+        'error: tuned: sample 0: the server says 500: {"error": "out of memory"}'
+    ]
+    with pytest.raises(httpx.TransportError):  # not wrapped in a group: server.running tells a death by it
+        answer_all(url, tmp_path / "b")
+
+
 def test_every_knob_of_an_answer_reaches_the_server(tmp_path):
     bodies = []
     with openai_server(lambda body: (bodies.append(body), (200, REPLY))[1]) as url:
@@ -79,11 +88,9 @@ def test_a_dialogue_that_is_too_long_loses_its_oldest_turns(tmp_path):
         tries.append(len(body["messages"]))
         return (200, REPLY) if len(body["messages"]) <= 3 else (400, {"message": "maximum context length is 64 tokens"})
 
-    import asyncio
-
     with openai_server(answer) as url:
         sample = {"id": "x", "messages": turns, "reference": "答"}
-        asyncio.run(predictions.answer_all(url, "tuned", [sample], tmp_path / "a", params_with().predictions))
+        predictions.answer_all(url, "tuned", [sample], tmp_path / "a", params_with().predictions)
     assert tries == [7, 5, 3]
     assert predictions.answered(tmp_path / "a")["x"]["messages"] == turns
 

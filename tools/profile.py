@@ -5,26 +5,22 @@ Usage: make profile NAME=deepseek-r1-1.5b
 
 import sys
 from pathlib import Path
-from typing import Any
 
 from ruamel.yaml import YAML
 
 from stages.common import fail, whole
-from stages.params import read_params
+from stages.params import lay, load, read_params
 
 PROFILES = Path("profiles")
 PARAMS = Path("params.yaml")
 
 
-def lay(over: dict, params: Any, place: str = "") -> None:
-    """Set each value of `over` in `params`, in place; a key that params.yaml does not have is an error."""
-    for key, value in over.items():
-        if key not in params:
-            fail(f"profile: {place}{key}: params.yaml has no such parameter", 2)
-        if isinstance(value, dict) and value and isinstance(params[key], dict):
-            lay(value, params[key], f"{place}{key}.")
-        else:
-            params[key] = value
+def editor() -> YAML:
+    """Return a YAML that writes params.yaml back as it was but for the values that were set."""
+    yaml = YAML()
+    yaml.width, yaml.preserve_quotes = 200, True
+    yaml.representer.add_representer(type(None), lambda r, _: r.represent_scalar("tag:yaml.org,2002:null", "null"))
+    return yaml
 
 
 def main() -> None:
@@ -32,11 +28,9 @@ def main() -> None:
     names = sorted(file.stem for file in PROFILES.glob("*.yaml"))
     if name not in names:
         fail(f"NAME={name}: no such profile, expected one of {', '.join(names)}", 2)
-    yaml = YAML()
-    yaml.width, yaml.preserve_quotes = 200, True
-    yaml.representer.add_representer(type(None), lambda r, _: r.represent_scalar("tag:yaml.org,2002:null", "null"))
+    yaml = editor()
     params = yaml.load(PARAMS)
-    lay(YAML(typ="safe").load(PROFILES / f"{name}.yaml"), params)
+    lay(load(PROFILES / f"{name}.yaml"), params, "profile")
     with whole(PARAMS) as new:
         yaml.dump(params, new)
         read_params(new)  # a profile that does not fit leaves params.yaml as it was

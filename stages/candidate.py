@@ -1,0 +1,70 @@
+"""candidate: what a base is worth before any training: its answers to the validation part, scored, with its size and speed.
+
+Usage: stages/run candidate --profile profiles/tiny.yaml --tiny models/tiny --split data/split --templates templates/chat \
+           --out evaluations/candidates/tiny.json --answers data/candidates/tiny.jsonl
+
+A candidate is a profile: its base, its template and its predictions are laid over params.yaml, the part is always val.
+"""
+
+import json
+import struct
+import time
+from math import prod
+from pathlib import Path
+
+import numpy as np
+
+from stages.base import locate, record
+from stages.common import arguments, fingerprint, need_memory, work_folder, write_json, write_jsonl
+from stages.metrics import interval
+from stages.params import read_params
+from stages.predictions import SERVING_BYTES, answer_all, answered, endpoint, samples, throughput
+from stages.scores import NAMES, RATES, diversity, table
+
+
+def parameters(folder: Path) -> int:
+    """Return how many parameters the model's safetensors hold, by their headers (a JSON text after its length, 8 bytes)."""
+    total = 0
+    for file in folder.glob("*.safetensors"):
+        with file.open("rb") as weights:
+            (length,) = struct.unpack("<Q", weights.read(8))
+            header = json.loads(weights.read(length))
+        total += sum(prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+    return total
+
+
+def main() -> None:
+    paths = arguments(__doc__, "profile", "tiny", "split", "templates", "out", "answers")
+    params = read_params(profile=paths.profile)
+    predictions, name = params.predictions, paths.profile.stem
+    folder = locate(params.base, paths.tiny)
+    base = record(params.base, folder)
+    need_memory(base, SERVING_BYTES, f"candidate {name}")
+    part, template = paths.split / "val.jsonl", paths.templates / f"{params.adapter.template}.jinja"
+    asked = samples(part, predictions.max_samples)
+    what_counts = predictions.model_dump(exclude={"concurrency", "gpu_memory_utilization", "parity_samples", "part"})
+    work = work_folder(f"candidate-{name}", fingerprint(what_counts, base["files"], part, template))
+    with endpoint(predictions, folder, None, template, work / "vllm.log") as url:
+        start, before = time.perf_counter(), len(answered(work / "base.jsonl"))
+        answer_all(url, "base", asked, work / "base.jsonl", predictions)
+        seconds = time.perf_counter() - start
+    found = answered(work / "base.jsonl")
+    rows = [found[sample["id"]] for sample in asked]
+    speed = throughput({"base": rows}, seconds, len(rows) - before)
+    values = table(rows, name)
+    means = dict(zip((*NAMES, *RATES), np.round(values.mean(0), 4).tolist(), strict=True))
+    write_jsonl(paths.answers, rows)
+    write_json(paths.out, {
+        "base": base["model"],
+        "parameters": parameters(folder),
+        "samples": len(rows),
+        **{key: value if key in NAMES else round(100 * value, 2) for key, value in means.items()},
+        **diversity(rows),
+        "intervals": dict(zip(NAMES, interval(values[:, : len(NAMES)], params.metrics), strict=True)),
+        **{name: speed[name] for name in ("samples_per_second", "tokens_per_second")},
+    })  # fmt: skip
+    print(f"candidate: {base['model']}, {len(rows)} answers -> {paths.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""candidates: the bases side by side before any training: quality against size and speed.
+
+Usage: stages/run candidates --folder evaluations/candidates --out plots/candidates.csv
+"""
+
+from stages.common import arguments, fail, read_json
+from stages.metrics import write_csv
+from stages.params import read_params
+from stages.scores import NAMES
+
+COLUMNS = ("parameters", *NAMES, "repetitive", "samples_per_second", "tokens_per_second")
+
+
+def show(found: dict[str, dict]) -> str:
+    """Return a table for the terminal, the best by ROUGE-L first."""
+    lines = [f"{'':20}{'parameters':>12}" + "".join(f"{name:>9}" for name in NAMES) + f"{'95 % of rouge-l':>18}{'repeat %':>10}{'answers/s':>11}"]
+    for name, one in sorted(found.items(), key=lambda item: -item[1]["rouge-l"]):
+        span = f"[{one['intervals']['rouge-l']['low']:.2f}, {one['intervals']['rouge-l']['high']:.2f}]"
+        scores = "".join(f"{one[metric]:9.2f}" for metric in NAMES)
+        lines.append(f"{name:20}{one['parameters'] / 1e6:10.1f} M{scores}{span:>18}{one['repetitive']:10.1f}{one['samples_per_second']:11.2f}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    paths = arguments(__doc__, "folder", "out")
+    found = {name: read_json(paths.folder / f"{name}.json") for name in read_params().candidates}
+    if len({one["samples"] for one in found.values()}) > 1:
+        fail("candidates: the profiles differ in predictions.max_samples, so their scores are of other dialogues")
+    write_csv(paths.out, ["name", *COLUMNS], ([name, *(one[column] for column in COLUMNS)] for name, one in found.items()))
+    print(show(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""When to stop: whether a training converged, overfitted or was cut short, with the numbers that say so."""
+
+ENOUGH = 3  # looks at the validation part before anything can be said
+NOISE = 0.01  # a change of the loss below this share of it is none
+
+
+def verdict(training: list[tuple[int, float]], validation: list[tuple[int, float]]) -> dict[str, str]:
+    """Return `verdict`, `reason` and `advice` from the losses, each a list of (step, nats a token) in order of steps.
+
+    overfitted: validation rose again after its best while training went on falling.
+    cut short: validation was still falling over the last look.
+    converged: neither; another look would have changed little.
+    """
+    if len(validation) < ENOUGH:
+        return {
+            "verdict": "too few looks",
+            "reason": f"{len(validation)} looks at the validation part, {ENOUGH} are the least",
+            "advice": "lower adapter.eval_steps",
+        }
+    (before, earlier), (end, last) = validation[-2:]
+    best_step, best = min(validation, key=lambda look: look[1])
+    if last > best * (1 + NOISE):
+        then, now = around(training, best_step), training[-1][1]
+        went = "fell" if now < then else "rose"
+        return {
+            "verdict": "overfitted" if now < then else "diverged",
+            "reason": f"validation rose from {best:.4f} at step {best_step} to {last:.4f} at {end} while training {went} from {then:.4f} to {now:.4f}",
+            "advice": "fewer adapter.num_train_epochs, more dialogues, or adapter.lora_dropout (the checkpoint kept is the best)"
+            if now < then else "lower adapter.learning_rate",
+        }  # fmt: skip
+    if earlier - last > earlier * NOISE:
+        return {
+            "verdict": "cut short",
+            "reason": f"validation still fell by {(earlier - last) / earlier:.1%} from step {before} to the last, {end}: {earlier:.4f} to {last:.4f}",
+            "advice": "more adapter.num_train_epochs or a higher adapter.learning_rate",
+        }
+    return {
+        "verdict": "converged",
+        "reason": f"validation moved by {abs(earlier - last) / earlier:.1%} from step {before} to the last, {end}: {earlier:.4f} to {last:.4f}",
+        "advice": "more of the same training will not help: more dialogues, another base, or a higher adapter.lora_rank",
+    }
+
+
+def around(losses: list[tuple[int, float]], step: int) -> float:
+    """Return the training loss noted nearest to `step`."""
+    return min(losses, key=lambda noted: abs(noted[0] - step))[1]

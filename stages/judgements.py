@@ -1,0 +1,229 @@
+"""judgements: base against tuned before a language model as judge, each pair in both orders, over any OpenAI-compatible API.
+
+Usage: stages/run judgements --predictions data/predictions --template templates/judge.txt \
+           --out data/judgements.jsonl --metrics evaluations/judgements.json
+
+The dialogues are sent to `judgements.base_url`. Each reply is written as it comes to .work/judgements/KEY, so that a killed
+run asks for the missing ones only. The API's key is read from an environment variable and goes into the request alone.
+"""
+
+import asyncio
+import os
+import re
+from contextlib import suppress
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from string import Template
+from typing import Literal
+
+import httpx
+import numpy as np
+from pydantic import BaseModel, ValidationError
+
+from stages.common import arguments, fail, fingerprint, work_folder, write_json, write_jsonl
+from stages.metrics import interval, pairs
+from stages.params import Judgements, Metrics, read_params
+from stages.predictions import Refused, answered, collect
+
+CRITERIA = ("accuracy", "safety", "clarity", "overall")
+ORDERS = ("base", "tuned")  # whose answer is shown first, as A
+SCORES = {("B", "A"): 100.0, ("A", "B"): 0.0}  # of tuned, by the letters of both orders; whatever else they say is a tie
+SPEAKERS = {"system": "设定", "user": "患者", "assistant": "医生"}
+AGAIN = '这不是规定的格式。只输出那一个 JSON 对象，四条标准的值只能是 "A"、"B" 或 "tie"。'
+TRIES = 3  # replies until one can be parsed
+ATTEMPTS = 6  # requests until one is answered
+PATIENCE = 120  # seconds; a server that asks to wait longer ends the run, which goes on where it stopped
+TIMEOUT = httpx.Timeout(600, connect=10)  # judges that think take minutes
+# What DeepSeek, DashScope and Azure say in a 400 about a text that their filters do not let through, as a patient's may be.
+FILTERED = re.compile("content exists risk|data_?inspection_?failed|content_filter", re.IGNORECASE)
+
+Letter = Literal["A", "B", "tie"]
+
+
+class Verdict(BaseModel):
+    """What a judge says of one pair in one order."""
+
+    reason: str = ""
+    accuracy: Letter
+    safety: Letter
+    clarity: Letter
+    overall: Letter
+
+
+def drawn(rows: dict[str, list[dict]], samples: int | None, seed: int) -> list[tuple[dict, dict]]:
+    """Return pairs of base's and tuned's row, drawn by a seeded hash: a larger draw holds every pair of a smaller one."""
+    both = zip(rows["base"], rows["tuned"], strict=True)
+    return sorted(both, key=lambda pair: fingerprint(seed, pair[0]["id"]))[:samples]
+
+
+def prompt(template: Template, row: dict, first: str, second: str) -> str:
+    """Return the request to judge; the mark beside its headings comes from the texts, so that none of them can hold it."""
+    texts = {
+        "dialogue": "\n".join(f"{SPEAKERS[turn['role']]}：{turn['content']}" for turn in row["messages"]),
+        "reference": row["reference"],
+        "first": first,
+        "second": second,
+    }
+    return template.substitute(texts, mark=fingerprint(texts))
+
+
+def questions(template: Template, chosen: list[tuple[dict, dict]]) -> list[dict]:
+    """Return what the judge is asked: id and prompt, each pair in both orders."""
+    asked = []
+    for base, tuned in chosen:
+        answers = {"base": base["prediction"], "tuned": tuned["prediction"]}
+        for first, second in (ORDERS, ORDERS[::-1]):
+            asked.append({"id": f"{base['id']}/{first}", "prompt": prompt(template, base, answers[first], answers[second])})
+    return asked
+
+
+def parse(reply: str) -> dict | None:
+    """Return the last verdict in a reply, which may stand in a code block or after thoughts; None if there is none."""
+    for text in reversed(re.findall(r"\{[^{}]*\}", reply)):
+        with suppress(ValidationError):
+            return Verdict.model_validate_json(text).model_dump()
+    return None
+
+
+async def verdict(client: httpx.AsyncClient, model: str, question: dict) -> dict:
+    """Return id, verdict and reply; a reply without a verdict is sent back with what was expected, TRIES times in all."""
+    messages = asked = [{"role": "user", "content": question["prompt"]}]
+    for _ in range(TRIES):
+        reply = await chat(client, {"model": model, "messages": messages, "temperature": 0})
+        if found := parse(reply):
+            break
+        messages = [*asked, {"role": "assistant", "content": reply}, {"role": "user", "content": AGAIN}] if reply else asked
+    return {"id": question["id"], "verdict": found, "reply": reply}
+
+
+async def chat(client: httpx.AsyncClient, body: dict) -> str:
+    """Return the text of one reply ("" for one that a filter held back), after waits where the server is busy or failing.
+
+    Raises Refused for a key, a model or an address that is wrong, and for a server that does not come round.
+    """
+    for attempt in range(ATTEMPTS):
+        wait = 2.0**attempt
+        try:
+            reply = await client.post("chat/completions", json=body)
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            raise refused(client, f"cannot be reached: {error or type(error).__name__}") from None
+        except httpx.TransportError as error:
+            problem = f"breaks off: {error or type(error).__name__}"
+        else:
+            if reply.is_success:
+                return content(client, reply)
+            problem = f"says {reply.status_code}: {reply.text}"
+            if reply.status_code == 400 and FILTERED.search(reply.text):
+                return ""
+            if reply.status_code == 400 and "temperature" in reply.text and body.pop("temperature", None) is not None:
+                continue  # OpenAI's reasoning models know their own temperature only
+            if reply.status_code in (401, 403):
+                problem += " (the key is what the variable named by judgements.api_key_variable holds)"
+            if reply.status_code not in (408, 429) and reply.status_code < 500:
+                raise refused(client, problem)
+            wait = seconds(reply.headers.get("Retry-After"), wait)
+        if wait > PATIENCE:
+            raise refused(client, f"asks to wait {wait:.0f} s: {problem}")
+        if attempt < ATTEMPTS - 1:
+            await asyncio.sleep(wait)
+    raise refused(client, f"{problem} ({ATTEMPTS} times)")
+
+
+def content(client: httpx.AsyncClient, reply: httpx.Response) -> str:
+    try:
+        return reply.json()["choices"][0]["message"]["content"] or ""
+    except (ValueError, LookupError, TypeError):
+        raise refused(client, f"does not speak OpenAI's chat API: {reply.text}") from None
+
+
+def seconds(retry_after: str | None, otherwise: float) -> float:
+    """Return how long a Retry-After header asks to wait, which is seconds or a date (RFC 9110, 10.2.3)."""
+    with suppress(TypeError, ValueError):
+        return max(0.0, float(retry_after or ""))
+    with suppress(TypeError, ValueError):
+        return max(0.0, (parsedate_to_datetime(retry_after or "") - datetime.now(UTC)).total_seconds())
+    return otherwise
+
+
+def refused(client: httpx.AsyncClient, problem: str) -> Refused:
+    """Return the error in one line; a key that the server says back is left out of it."""
+    if key := client.headers.get("Authorization", "").removeprefix("Bearer "):
+        problem = problem.replace(key, "…")
+    return Refused(f"judgements.base_url: {client.base_url} {' '.join(problem.split())[:300]}; what was judged is kept")
+
+
+def api(judge: Judgements) -> httpx.AsyncClient:
+    """Return a client for the judge's API, with the key of the environment where there is one."""
+    key = os.environ.get(judge.api_key_variable, "").strip()
+    if not (key.isascii() and key.isprintable()):  # httpx would show it in its error
+        fail(f"{judge.api_key_variable}: the value of this environment variable is no API key")
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    limits = httpx.Limits(max_connections=judge.concurrency)
+    return httpx.AsyncClient(base_url=judge.base_url or "", headers=headers, timeout=TIMEOUT, limits=limits)
+
+
+def summarise(rows: list[dict], metrics: Metrics) -> dict:
+    """Return counts of pairs, and for each criterion how often tuned won and how far the verdicts hung on the order.
+
+    win_rate (percent) is wins + ties / 2 of the pairs with a verdict in both orders, where a pair whose orders disagree is
+    a tie. position_bias is the share of pairs in which both orders chose the same place; first_preferred is the share of
+    the first place among all verdicts that are no ties: 50 for a judge that does not look at it.
+    """
+    judged = [row for row in rows if row["base_first"] and row["tuned_first"]]
+    letters = {name: [(row["base_first"][name], row["tuned_first"][name]) for row in judged] for name in CRITERIA}
+    scores = np.array([[SCORES.get(pair, 50.0) for pair in letters[name]] for name in CRITERIA]).T
+    unparsed = sum(row[f"{first}_first"] is None for row in rows for first in ORDERS)
+    found: dict = {"pairs": len(rows), "judged": len(judged), "replies": 2 * len(rows), "unparsed": unparsed}
+    for name, values, bounds in zip(CRITERIA, scores.T, interval(scores, metrics), strict=True):
+        same = sum(a == b != "tie" for a, b in letters[name])
+        decided = [letter for pair in letters[name] for letter in pair if letter != "tie"]
+        found[name] = {
+            "wins": int((values == 100).sum()),
+            "ties": int((values == 50).sum()),
+            "losses": int((values == 0).sum()),
+            "win_rate": round(float(values.mean()), 2),
+            "interval": bounds,
+            "position_bias": round(100 * same / len(judged), 2),
+            "first_preferred": round(100 * decided.count("A") / len(decided), 2) if decided else None,
+        }
+    return found
+
+
+def show(found: dict) -> str:
+    """Return the result as a table for the terminal."""
+    lines = [f"{'':10}{'wins':>6}{'ties':>6}{'losses':>8}{'win rate':>10}   95 % interval   position bias"]
+    for name in CRITERIA:
+        row = found[name]
+        bounds = f"[{row['interval']['low']:.1f}, {row['interval']['high']:.1f}]"
+        counts = f"{row['wins']:6}{row['ties']:6}{row['losses']:8}{row['win_rate']:10.1f}"
+        lines.append(f"{name:10}{counts}   {bounds:16}{row['position_bias']:.1f}")
+    of = f"{found['judged']} of {found['pairs']} pairs of the {found['part']} part"
+    return "\n".join([*lines, f"tuned against base, {of}, by {found['model']}; {found['unparsed']} replies hold no verdict"])
+
+
+def main() -> None:
+    paths = arguments(__doc__, "predictions", "template", "out", "metrics")
+    params = read_params()
+    judge = params.judgements
+    if not judge.base_url:
+        fail("params.yaml: judgements.base_url: null: no judge; set it, and judgements.model, to an OpenAI-compatible API", 2)
+    chosen = drawn(pairs(paths.predictions), judge.samples, judge.seed)
+    asked = questions(Template(paths.template.read_text(encoding="utf-8")), chosen)
+    files = [paths.predictions / f"{model}.jsonl" for model in ORDERS]
+    work = work_folder("judgements", fingerprint(judge.base_url, judge.model, paths.template, *files)) / "replies.jsonl"
+    collect(api(judge), asked, lambda client, row: verdict(client, judge.model or "", row), work, judge.concurrency, "judgements")
+    replies = answered(work)
+    rows = [
+        {"id": base["id"]} | {f"{first}_first": replies[f"{base['id']}/{first}"]["verdict"] for first in ORDERS}
+        for base, _ in chosen
+    ]
+    if not any(row["base_first"] and row["tuned_first"] for row in rows):
+        fail(f"{judge.model}: no pair has a verdict in both orders; a reply begins with {replies[asked[0]['id']]['reply'][:200]!r}")
+    found = {"model": judge.model, "part": params.predictions.part} | summarise(rows, params.metrics)
+    write_jsonl(paths.out, rows)
+    write_json(paths.metrics, found)
+    print(show(found))
+
+
+if __name__ == "__main__":
+    main()

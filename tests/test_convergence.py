@@ -1,0 +1,28 @@
+from stages.convergence import verdict
+
+FALLING = [(10, 3.0), (20, 2.5), (30, 2.2), (40, 2.0)]
+
+
+def test_validation_that_rises_while_training_falls_is_overfitting():
+    found = verdict(FALLING, [(10, 3.1), (20, 2.7), (30, 2.8), (40, 3.0)])
+    assert found["verdict"] == "overfitted"
+    assert "2.7000 at step 20 to 3.0000 at 40" in found["reason"] and "fell from 2.5000 to 2.0000" in found["reason"]
+
+
+def test_validation_that_still_falls_was_cut_short():
+    found = verdict(FALLING, [(10, 3.1), (20, 2.8), (30, 2.6), (40, 2.5)])
+    assert found["verdict"] == "cut short" and "3.8%" in found["reason"] and "epochs" in found["advice"]
+
+
+def test_validation_that_stands_still_has_converged():
+    assert verdict(FALLING, [(10, 3.1), (20, 2.6), (30, 2.5), (40, 2.49)])["verdict"] == "converged"
+    assert verdict(FALLING, [(10, 3.1), (20, 2.5), (30, 2.49), (40, 2.50)])["verdict"] == "converged"  # a rise within noise
+
+
+def test_both_losses_rising_is_divergence():
+    found = verdict([(10, 3.0), (20, 2.5), (40, 6.0)], [(10, 3.1), (20, 2.7), (40, 7.0)])
+    assert found["verdict"] == "diverged" and "learning_rate" in found["advice"]
+
+
+def test_two_looks_say_nothing():
+    assert verdict(FALLING, [(20, 2.5), (40, 2.4)])["verdict"] == "too few looks"

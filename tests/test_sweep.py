@@ -1,0 +1,96 @@
+import shutil
+from pathlib import Path
+
+import pytest
+
+from stages.params import read_params
+from tests.conftest import ROOT
+from tools import best, sweep
+from tools.experiments import Experiment, flat
+
+
+def drawn(words: str, name: str, runs: int, seed: int = 42) -> list[dict]:
+    known = sweep.space(words)
+    study = sweep.optuna.create_study(sampler=sweep.sampler(name, known, seed))
+    return [study.ask(known).params for _ in range(runs)]
+
+
+def test_a_grid_is_every_combination_once():
+    found = drawn("adapter.learning_rate=1e-3,2e-3 adapter.lora_rank=4,8,16", "grid", 6)
+    assert len({(one["adapter.learning_rate"], one["adapter.lora_rank"]) for one in found}) == 6
+    assert {type(one["adapter.lora_rank"]) for one in found} == {int} and found[0]["adapter.learning_rate"] in (0.001, 0.002)
+
+
+@pytest.mark.parametrize("name", ["random", "tpe"])
+def test_a_search_draws_the_same_for_the_same_seed_and_keeps_the_bounds(name):
+    words = "adapter.learning_rate=5e-4:8e-3:log adapter.lora_rank=4:32 adapter.lr_scheduler_type=linear,cosine"
+    found = drawn(words, name, 6)
+    assert found == drawn(words, name, 6) and found != drawn(words, name, 6, seed=7)
+    for one in found:
+        assert 5e-4 <= one["adapter.learning_rate"] <= 8e-3 and 4 <= one["adapter.lora_rank"] <= 32
+        assert one["adapter.lr_scheduler_type"] in ("linear", "cosine")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("", "what is to be tried?"),
+        ("adapter.lora_rank", "expected NAME=a,b,c"),
+        ("adapter.lora_rank=8:4", "the lower one first"),
+        ("adapter.lora_rank=low:high", "expected two numbers"),
+        ("adapter.lora_rank=4:8:square", "NAME=low:high:log"),
+    ],
+)
+def test_what_cannot_be_tried_is_one_line(capsys, words, said):
+    with pytest.raises(SystemExit) as end:
+        sweep.space(words)
+    assert end.value.code == 2 and said in capsys.readouterr().err
+
+
+def test_a_grid_over_a_range_is_an_error_that_names_it(capsys):
+    with pytest.raises(SystemExit):
+        sweep.sampler("grid", sweep.space("adapter.learning_rate=1e-4:1e-3"), 1)
+    assert "adapter.learning_rate=low:high" in capsys.readouterr().err
+
+
+def test_equal_settings_have_one_name_whatever_their_order():
+    assert sweep.name_of({"a": 1, "b": 2}) == sweep.name_of({"b": 2, "a": 1}) != sweep.name_of({"a": 1, "b": 3})
+
+
+def experiment(name: str, scores: list[float], **settings) -> Experiment:
+    metrics = {
+        "part": "val", "tuned": {"rouge-l": sum(scores) / len(scores)}, "gain": {"rouge-l": 1.0},
+        "intervals": {"gain": {"rouge-l": {"low": 0.5, "high": 1.5}}},
+        "training": {"seconds": 12.3, "tokens": 4567, "verdict": "cut short"},
+    }  # fmt: skip
+    return Experiment(name, settings, metrics, {str(i): {"rouge-l": score} for i, score in enumerate(scores)})
+
+
+def test_the_table_says_which_run_is_best_and_whether_the_others_are_behind_or_within_noise(workplace, monkeypatch):
+    workplace()
+    close, far = [10.0, 20.1, 29.8, 40.2] * 10, [8.0, 18.0, 28.0, 38.0] * 10
+    runs = [
+        experiment("sweep-far", far, **{"adapter.lora_rank": 4, "adapter.seed": 42}),
+        experiment("sweep-best", [10.1, 20.0, 30.0, 40.1] * 10, **{"adapter.lora_rank": 8, "adapter.seed": 42}),
+        experiment("sweep-close", close, **{"adapter.lora_rank": 16, "adapter.seed": 42}),
+    ]
+    monkeypatch.setattr(sweep, "find", lambda prefix: runs)
+    lines = sweep.show(sweep.ranked("rouge-l"), "rouge-l").splitlines()
+    assert [line.split()[0] for line in lines[1:]] == ["sweep-best", "sweep-close", "sweep-far"]
+    assert "noise" in lines[2] and "noise" not in lines[3] and "2.05" in lines[3]
+    assert "adapter.lora_rank=8" in lines[1] and "adapter.seed" not in lines[1] and "cut short" in lines[1] and "4,567" in lines[1]
+
+
+def test_runs_scored_on_the_test_part_do_not_choose(monkeypatch):
+    one = experiment("sweep-test", [1.0])
+    monkeypatch.setattr(sweep, "find", lambda prefix: [one._replace(metrics=one.metrics | {"part": "test"})])
+    assert sweep.ranked("rouge-l") == []
+
+
+def test_the_winner_goes_into_params_with_its_comments_kept_and_the_test_part_stays(tmp_path):
+    file = Path(shutil.copy(ROOT / "params.yaml", tmp_path))
+    text = file.read_text(encoding="utf-8")
+    settings = flat(read_params(file).model_dump()) | {"adapter.lora_rank": 32, "predictions.part": "val"}
+    assert best.apply(settings, file) == {"adapter.lora_rank": 32}
+    assert read_params(file).predictions.part == "test"
+    assert file.read_text(encoding="utf-8") == text.replace("lora_rank: 8  ", "lora_rank: 32 ")
