@@ -9,15 +9,17 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 from typing import Any, NoReturn
 
 import orjson
 import psutil
 
 WORK = Path(".work")  # unfinished work, outside DVC's outs, which it deletes before each run
+CHECKS: dict[str, Callable[[], None]] = {}  # what must hold before an output is put in its place, by name
 
 
 def fail(message: str, code: int = 1) -> NoReturn:
@@ -27,13 +29,26 @@ def fail(message: str, code: int = 1) -> NoReturn:
 
 
 def arguments(description: str | None, *names: str) -> argparse.Namespace:
-    """Parse `--name PATH` for each of `names` (all required); from here on, SIGTERM and a dead parent end the stage."""
+    """Parse `--name PATH` for each of `names` (all required); from here on, SIGTERM and a dead parent end the stage.
+
+    An error of the operating system, a full disk say, that nobody handles is one line, not a traceback.
+    """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception, so that servers are stopped
     die_with_parent()
+    sys.excepthook = one_line
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in names:
         parser.add_argument(f"--{name}", type=Path, required=True)
     return parser.parse_args()
+
+
+def one_line(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print an OSError with a file or an errno as one line, everything else as Python does."""
+    if isinstance(error, OSError) and error.errno:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{os.strerror(error.errno)}; nothing was half-written, run it again when that is mended", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
 
 
 def die_with_parent() -> None:
@@ -50,6 +65,8 @@ def whole(path: Path) -> Iterator[Path]:
     remove(temporary)
     try:
         yield temporary
+        for check in CHECKS.values():
+            check()
         remove(path)
         temporary.rename(path)
     finally:

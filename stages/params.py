@@ -4,6 +4,7 @@ Usage: from stages.params import read_params; adapter = read_params().adapter
 """
 
 import difflib
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from stages.common import fail
+from stages.common import CHECKS, fail
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -226,9 +227,24 @@ def read_params(path: Path = Path("params.yaml"), profile: Path | None = None) -
     if profile:
         lay(load(profile), values, str(profile))
     try:
-        return Params.model_validate(values)
+        found = Params.model_validate(values)
     except ValidationError as error:
         fail(f"{path}: {explain(error)}", 2)
+    CHECKS["params"] = partial(still, path.resolve(), load(path))
+    return found
+
+
+def still(path: Path, values: dict) -> None:
+    """Stop before an output is put in place that was made with other parameters than `path` holds by now.
+
+    DVC reads them after the stage has run, and would note the new ones beside the old output.
+    """
+    if not path.is_file():
+        return
+    now = load(path)
+    for section in values:
+        if section not in ("serve", "app") and now.get(section) != values[section]:
+            fail(f"{path.name}: section {section} changed while this ran: nothing was kept of it, run 'dvc repro' again")
 
 
 def load(path: Path) -> Any:

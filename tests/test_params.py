@@ -1,5 +1,6 @@
 import pytest
 
+from stages.common import whole
 from stages.params import read_params
 from tests.conftest import ROOT, default_params
 
@@ -43,6 +44,19 @@ def test_what_is_not_yaml_is_one_line(tmp_path, capsys):
     with pytest.raises(SystemExit) as end:
         read_params(tmp_path / "params.yaml")
     assert end.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+
+
+def test_parameters_that_change_while_a_stage_runs_put_nothing_in_place(workplace, capsys):
+    folder = workplace()
+    read_params()
+    workplace({"serve.port": 9999, "app.port": 9998})  # no stage reads these
+    with whole(folder / "out") as new:
+        new.write_text("made")
+    workplace({"adapter.lora_rank": 32})
+    with pytest.raises(SystemExit), whole(folder / "out") as new:
+        new.write_text("made with rank 8")
+    assert "section adapter changed while this ran" in capsys.readouterr().err
+    assert (folder / "out").read_text() == "made" and not list(folder.glob(".*.part"))
 
 
 def test_every_key_is_commented_with_a_question():

@@ -19,6 +19,7 @@ def editor() -> YAML:
     """Return a YAML that writes params.yaml back as it was but for the values that were set."""
     yaml = YAML()
     yaml.width, yaml.preserve_quotes = 200, True
+    yaml.indent(mapping=2, sequence=4, offset=2)
     yaml.representer.add_representer(type(None), lambda r, _: r.represent_scalar("tag:yaml.org,2002:null", "null"))
     return yaml
 
