@@ -40,9 +40,18 @@ def start(project: Project, *stages: str) -> tuple[subprocess.Popen, Path]:
     return process, log
 
 
+def began(log: Path) -> list[str]:
+    return re.findall("Running stage '(.*)'", log.read_text(errors="replace"))
+
+
+def finished(project: Project) -> set[str]:
+    lock = project.folder / "dvc.lock"
+    return set(YAML(typ="safe").load(lock)["stages"]) if lock.exists() else set()
+
+
 def wait_for_stage(process: subprocess.Popen, log: Path, stage: str) -> bool:
     """Return whether the stage has begun, rather than DVC ended without it."""
-    while f"Running stage '{stage}'" not in log.read_text(errors="replace"):
+    while stage not in began(log):
         if process.poll() is not None:
             return False
         time.sleep(0.05)
@@ -84,7 +93,7 @@ def test_twenty_kills_at_random_moments_reach_the_end_of_an_undisturbed_run(shor
     process, log = start(short)
     begins: dict[str, float] = {}
     while process.poll() is None:
-        for name in re.findall("Running stage '(.*)'", log.read_text(errors="replace")):
+        for name in began(log):
             begins.setdefault(name, time.monotonic())
         time.sleep(0.05)
     assert process.returncode == 0, log.read_text()[-3000:]
@@ -94,6 +103,7 @@ def test_twenty_kills_at_random_moments_reach_the_end_of_an_undisturbed_run(shor
     short.run("rm", "-rf", "dvc.lock", ".dvc/cache", ".work", "data/raw", "data/converted", "data/split", "data/predictions",
               "models/base.json", "models/adapter", "models/merged", "metrics.json", "plots")  # fmt: skip
     for number, stage in enumerate(KILLS, 1):
+        done = finished(short)
         process, log = start(short)
         moment = draw.uniform(0, durations[stage])
         hit = wait_for_stage(process, log, stage)
@@ -105,6 +115,7 @@ def test_twenty_kills_at_random_moments_reach_the_end_of_an_undisturbed_run(shor
         while left_over(short) and time.monotonic() < dead + 40:
             time.sleep(0.1)
         assert not running_in(short.folder), stage
+        assert not done & set(began(log)), "finished work was done again"
         table.append(f"| {number} | {stage} | {moment:.1f} | {time.monotonic() - dead:.1f} |" + ("" if hit else " it was done already"))
     process, log = start(short)
     assert process.wait() == 0, log.read_text()[-3000:]

@@ -162,31 +162,6 @@ def test_llamafactorys_pages_open_on_loopback_with_everything_filled_in(pipeline
             assert client.predict("Custom", "lora", fn_index=fns["/list_checkpoints"])["value"] == ["models/adapter"]
 
 
-@pytest.mark.soak
-@pytest.mark.parametrize("victim", ["adapter", "predictions"])
-def test_a_run_killed_in_the_middle_ends_as_an_undisturbed_one(pipeline, tmp_path, victim):
-    project = Project(tmp_path / "xinglin")
-    python = str(project.folder.parent / ".venv" / "bin" / "dvc")
-    process = subprocess.Popen([python, "repro"], cwd=project.folder, env=project.environment, start_new_session=True,
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
-    sign = {"adapter": ".work/adapter/*/checkpoint-*/trainer_state.json", "predictions": ".work/predictions/*/tuned.jsonl"}[victim]
-    end = time.monotonic() + 900
-    while not any(file.stat().st_size for file in project.folder.glob(sign)):
-        assert process.poll() is None and time.monotonic() < end
-        time.sleep(0.2)
-    process.kill()
-    process.wait()
-    time.sleep(5)  # what it started hears of its death and ends
-    out = project.dvc("repro")
-    if victim == "adapter":
-        assert "going on from" in out and "split" not in ran(out)
-    else:
-        assert "adapter" not in ran(out)
-    ours, theirs = (json.loads((p.folder / "metrics.json").read_text()) for p in (project, pipeline))
-    assert ours["training"]["best_validation_loss"] == pytest.approx(theirs["training"]["best_validation_loss"], abs=0.02)
-    assert ours["tuned"]["bleu-4"] == pytest.approx(theirs["tuned"]["bleu-4"], abs=1.0)
-
-
 def test_a_sweep_scores_on_the_validation_part_and_its_best_run_is_not_trained_again(pipeline):
     pipeline.run("git", "add", "-A")
     pipeline.run("git", "commit", "-qm", "Results", "--allow-empty")
