@@ -21,7 +21,7 @@ from tests.conftest import ROOT, default_params, overlay, params_with
 from tools import diff
 from tools.diff import Change
 
-NEEDED = ("Makefile", "tools/diff.py", *(f"stages/{name}.py" for name in ("common", "metrics", "params", "scores")))
+NEEDED = ("Makefile", "tools/diff.py", "tools/experiments.py", *(f"stages/{name}.py" for name in ("common", "metrics", "params", "scores")))
 GRAPH = {"stages": {name: {"cmd": "true", "outs": [f"data/{name}"]} for name in ("split", "predictions")}}
 HOSTILE = "痛 @everyone <script>alert(1)</script></details>\n\n| a | b |\n\n# 大字 ```\n<img src=x onerror=alert(1)> [这里](http://evil) \u202e" + "长" * 300
 METRICS = params_with().metrics

@@ -191,3 +191,13 @@ def test_candidates_are_compared_before_any_training(pipeline):
         assert "15.7 M" in out and (pipeline.folder / "plots" / "candidates.csv").read_text().startswith("name,parameters")
     finally:
         pipeline.run("git", "reset", "-q", "--hard")
+
+
+def test_a_clone_without_the_cache_makes_the_same_bytes_of_raw_converted_and_split(pipeline):
+    pipeline.run("git", "add", "-A")
+    pipeline.run("git", "commit", "-qm", "Results", "--allow-empty")
+    clone = Project.__new__(Project)
+    clone.folder = pipeline.folder.parent / "without-the-cache"
+    pipeline.run("git", "clone", "-q", str(pipeline.folder), str(clone.folder))
+    assert ran(clone.dvc("repro", "split")) == ["raw", "converted", "split"]
+    assert clone.run("git", "status", "--porcelain").stdout == ""  # dvc.lock holds the hashes, and did not change

@@ -29,6 +29,7 @@ from stages.common import fail
 from stages.metrics import MODELS, interval
 from stages.params import Metrics, read_params
 from stages.scores import RATES
+from tools.experiments import flat
 
 PARTS = ("train", "val", "test")
 EXAMPLES = 5  # answers that got better, and as many that got worse
@@ -166,14 +167,6 @@ def table(header: str, rows: Iterable[Sequence[str]]) -> list[str]:
     titles = header.split("|")
     rule = ["--:" if title.endswith(":") else "---" for title in titles]
     return [f"| {' | '.join(cells)} |" for cells in ([title.rstrip(":") for title in titles], rule, *rows)]
-
-
-def flat(values: dict, place: str = "") -> dict[str, Any]:
-    """Return nested values under dotted names."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        found |= flat(value, f"{place}{key}.") if isinstance(value, dict) and value else {f"{place}{key}": value}
-    return found
 
 
 def changed(before: dict, after: dict) -> list[str]:

@@ -23,10 +23,10 @@ def git(*words: str) -> str:
 
 
 def flat(values: dict, place: str = "") -> dict[str, Any]:
-    """Return nested params as one level of dotted names."""
+    """Return nested values under dotted names."""
     found: dict[str, Any] = {}
     for key, value in values.items():
-        found |= flat(value, f"{place}{key}.") if isinstance(value, dict) else {f"{place}{key}": value}
+        found |= flat(value, f"{place}{key}.") if isinstance(value, dict) and value else {f"{place}{key}": value}
     return found
 
 
