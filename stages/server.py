@@ -69,13 +69,18 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def socket_folder() -> str:
+    """Return a new folder for vLLM's sockets, which it leaves behind; their paths may have 107 characters at the most."""
+    return tempfile.mkdtemp(prefix="xinglin-", dir=None if len(tempfile.gettempdir()) < 50 else "/tmp")
+
+
 @contextmanager
 def running(model: Path | str, log: Path, **options: str | int | float | None) -> Iterator[str]:
     """Yield the base URL (`http://127.0.0.1:PORT`) of a vLLM server that is up; its output goes to `log`.
 
     A server that fails to start, or dies in the block, ends the program with the end of its log.
     """
-    port, sockets = free_port(), tempfile.mkdtemp(prefix="xinglin-")  # vLLM leaves its sockets behind
+    port, sockets = free_port(), socket_folder()
     with log.open("wb") as output:
         process = subprocess.Popen(
             command(model, host="127.0.0.1", port=port, **options), env=environment() | {"TMPDIR": sockets},

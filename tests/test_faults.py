@@ -1,10 +1,13 @@
 """The pipeline killed at random moments, run on a full disk, and its parameters changed while it runs: always the same end."""
 
 import json
+import os
 import random
 import re
 import shlex
+import shutil
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -22,19 +25,20 @@ LIKE = ("raw", "base", "converted", "split")  # the same bytes in every run; the
 
 
 @pytest.fixture
-def short(tmp_path):
+def short(tmp_path, monkeypatch):
     """A copy of the project whose pipeline takes a few minutes, with a folder of its own for temporary files."""
     project = Project(tmp_path / "xinglin")
     project.set(SHORT)
     project.run("git", "commit", "-qam", "Shortened")
-    (tmp_path / "tmp").mkdir()
-    return project
+    monkeypatch.setenv("TMPDIR", temporary := tempfile.mkdtemp(dir="/tmp"))
+    yield project
+    shutil.rmtree(temporary)
 
 
 def start(project: Project, *stages: str) -> tuple[subprocess.Popen, Path]:
     log = project.folder.parent / "repro.txt"
     dvc = str(project.folder.parent / ".venv" / "bin" / "dvc")
-    environment = project.environment | {"TMPDIR": str(project.folder.parent / "tmp"), "PYTHONUNBUFFERED": "1"}
+    environment = project.environment | {"PYTHONUNBUFFERED": "1"}
     with log.open("wb") as output:
         process = subprocess.Popen([dvc, "repro", *stages], cwd=project.folder, env=environment, stdout=output, stderr=output, start_new_session=True)
     return process, log
@@ -73,7 +77,7 @@ def running_in(folder: Path) -> list[str]:
 def left_over(project: Project) -> list[str]:
     """Return what a run must not leave: processes, half-written files, temporary files."""
     parts = [str(file) for file in project.folder.rglob(".*.part") if ".dvc" not in file.parts]
-    temporary = [str(file) for file in (project.folder.parent / "tmp").glob("xinglin-*")]
+    temporary = [str(file) for file in Path(os.environ["TMPDIR"]).glob("xinglin-*")]
     return running_in(project.folder) + parts + temporary
 
 

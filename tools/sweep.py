@@ -12,6 +12,7 @@ Optuna draws the settings (SEED); DVC queues them, runs JOBS at once and keeps p
 import argparse
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +29,7 @@ from stages.params import read_params
 from tools.experiments import Experiment, find
 
 DVC = f"{sys.prefix}/bin/dvc"
+ENVIRONMENT = os.environ | {"PATH": f"{sys.prefix}/bin{os.pathsep}{os.environ['PATH']}"}  # the queue's workers call dvc by its name
 Space = dict[str, BaseDistribution]
 
 
@@ -83,7 +85,7 @@ def written(given: object) -> str:
 def run(settings: dict, *options: str) -> None:
     """Have DVC run the pipeline up to the metrics with these settings, on the validation part."""
     changes = [word for key, given in {**settings, "predictions.part": "val"}.items() for word in ("-S", f"{key}={written(given)}")]
-    if subprocess.run([DVC, "exp", "run", *options, "--name", name_of(settings), *changes, "metrics"]).returncode:
+    if subprocess.run([DVC, "exp", "run", *options, "--name", name_of(settings), *changes, "metrics"], env=ENVIRONMENT).returncode:
         print(f"sweep: {name_of(settings)} did not end: {settings}", file=sys.stderr)
 
 
@@ -101,7 +103,7 @@ def search(known: Space, args: argparse.Namespace) -> None:
             one = next((one for one in find("sweep-") if one.name == name_of(trial.params)), None)
             study.tell(trial, one.metrics["tuned"][args.metric] if one else None, state=None if one else optuna.trial.TrialState.FAIL)
     if args.sampler != "tpe":
-        subprocess.run([DVC, "exp", "run", "--run-all", "--jobs", str(args.jobs)])
+        subprocess.run([DVC, "exp", "run", "--run-all", "--jobs", str(args.jobs)], env=ENVIRONMENT)
 
 
 def show(found: list[Experiment], metric: str) -> str:
