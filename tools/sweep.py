@@ -13,6 +13,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -92,7 +93,8 @@ def run(settings: dict, *options: str) -> None:
 def search(known: Space, args: argparse.Namespace) -> None:
     """Draw `args.runs` settings and run them: all in DVC's queue, or, where each learns from the last, one by one."""
     study = optuna.create_study(direction="maximize", sampler=sampler(args.sampler, known, args.seed))
-    done, drawn = {one.name for one in find("sweep-")}, 0
+    queued = subprocess.run([DVC, "queue", "status"], capture_output=True, text=True).stdout  # a sweep that was stopped left some
+    done, drawn = {one.name for one in find("sweep-")} | set(re.findall(r"\bsweep-[0-9a-f]{8}\b", queued)), 0
     while drawn < args.runs:
         trial = study.ask(known)
         drawn += 1
