@@ -4,6 +4,7 @@ import argparse
 import ctypes
 import hashlib
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -11,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from multiprocessing.pool import Pool
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
@@ -55,6 +57,19 @@ def die_with_parent() -> None:
     """Ask Linux to end this process when its parent dies, so that a killed `dvc repro` leaves nothing running."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+def workers() -> Pool:
+    """Return a process for each processor, for a `with` block: they end with it, however it is left, and with this process.
+
+    Not a ProcessPoolExecutor: that waits for what was begun, for ever if a signal came between its locks.
+    """
+    return multiprocessing.Pool(os.cpu_count(), begin_worker)
+
+
+def begin_worker() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    die_with_parent()
 
 
 @contextmanager

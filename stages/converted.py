@@ -8,10 +8,10 @@ import sys
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import islice
+from multiprocessing.pool import AsyncResult
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,7 +20,7 @@ import orjson
 from tqdm import tqdm
 
 from stages.cleaning import clean, tidy
-from stages.common import arguments, fail, whole, write_json
+from stages.common import arguments, fail, whole, workers, write_json
 from stages.formats import SHAPES, Dialogue, Unusable, shape_of
 from stages.params import Converted, read_params
 from stages.reading import Broken, Record, records
@@ -117,16 +117,16 @@ def converted_chunks(source: Iterator[Record], converted: Converted) -> Iterator
     if len(first) < CHUNK:
         yield first, convert(first, converted)
         return
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
-        waiting: deque[tuple[list[Record], Future[Chunk]]] = deque()
+    with workers() as pool:
+        waiting: deque[tuple[list[Record], AsyncResult]] = deque()
         given = first
         while given or waiting:
             if given:
-                waiting.append((given, pool.submit(convert, given, converted)))
+                waiting.append((given, pool.apply_async(convert, (given, converted))))
                 given = list(islice(source, CHUNK))
             if not given or len(waiting) > 2 * (os.cpu_count() or 1):
                 records_of, future = waiting.popleft()
-                yield records_of, future.result()
+                yield records_of, future.get()
 
 
 @dataclass

@@ -2,12 +2,12 @@
 
 import functools
 import logging
-import os
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 from tqdm import tqdm
+
+from stages.common import workers
 
 NAMES = ("bleu-4", "rouge-1", "rouge-2", "rouge-l", "chrf")
 RATES = ("truncated", "empty", "repetitive")
@@ -71,8 +71,8 @@ def judge(row: dict) -> list[float]:
 
 def table(rows: list[dict], name: str) -> np.ndarray:
     """Return an array [samples, NAMES + RATES], scored in parallel processes."""
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
-        judged = pool.map(judge, rows, chunksize=16)
+    with workers() as pool:
+        judged = pool.imap(judge, rows, chunksize=16)
         return np.array(list(tqdm(judged, total=len(rows), desc=name, unit=" answers", disable=None)))
 
 

@@ -80,23 +80,26 @@ def running(model: Path | str, log: Path, **options: str | int | float | None) -
 
     A server that fails to start, or dies in the block, ends the program with the end of its log.
     """
-    port, sockets = free_port(), socket_folder()
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command(model, host="127.0.0.1", port=port, **options), env=environment() | {"TMPDIR": sockets},
-            stdout=output, stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=die_with_parent,
-        )  # fmt: skip
+    port, sockets, process = free_port(), None, None
     try:
+        sockets = socket_folder()
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command(model, host="127.0.0.1", port=port, **options), env=environment() | {"TMPDIR": sockets},
+                stdout=output, stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=die_with_parent,
+            )  # fmt: skip
         wait_until_up(process, port, log)
         yield f"http://127.0.0.1:{port}"
     except httpx.TransportError as error:
         time.sleep(1)  # a dying server closes its port before it is gone
-        if process.poll() is not None:
+        if process and process.poll() is not None:
             fail(f"vLLM died with status {process.returncode}; the end of {log}:\n{tail(log)}")
         raise error
     finally:
-        stop(process)
-        shutil.rmtree(sockets, ignore_errors=True)
+        if process:
+            stop(process)
+        while sockets and Path(sockets).exists():  # what was just killed may still have made a file
+            shutil.rmtree(sockets, ignore_errors=True)
 
 
 def wait_until_up(process: subprocess.Popen, port: int, log: Path) -> None:

@@ -1,0 +1,47 @@
+import signal
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+from stages import common
+from tests.conftest import ROOT
+
+POOL = """
+import sys, time
+from stages.common import arguments, workers
+sys.argv = ["stage"]
+arguments("")
+with workers() as pool:
+    for _ in range(50):
+        pool.apply_async(time.sleep, (60,))
+    print("begun", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("death", [signal.SIGTERM, signal.SIGKILL])
+def test_a_stage_that_is_killed_ends_at_once_with_all_its_workers(death):
+    with subprocess.Popen([sys.executable, "-c", POOL], cwd=ROOT, stdout=subprocess.PIPE) as process:
+        assert process.stdout and process.stdout.readline() == b"begun\n"
+        children = psutil.Process(process.pid).children()
+        assert len(children) == psutil.cpu_count()
+        process.send_signal(death)
+        assert process.wait(10) == (143 if death == signal.SIGTERM else -9)
+    assert psutil.wait_procs(children, timeout=10)[1] == []
+
+
+def test_an_output_is_put_in_its_place_whole_or_not_at_all(tmp_path):
+    (tmp_path / "out").write_text("before")
+    with pytest.raises(ValueError, match="half"), common.whole(tmp_path / "out") as new:
+        new.write_text("ha")
+        raise ValueError("half")
+    assert (tmp_path / "out").read_text() == "before" and [file.name for file in tmp_path.iterdir()] == ["out"]
+
+
+def test_an_error_of_the_system_is_one_line(capsys):
+    common.one_line(OSError, OSError(28, "No space left on device", "data/raw"), None)
+    assert capsys.readouterr().err == "error: data/raw: No space left on device; nothing was half-written, run it again when that is mended\n"
+    common.one_line(KeyError, KeyError("x"), None)
+    assert "KeyError" in capsys.readouterr().err
