@@ -56,10 +56,10 @@ def speaker(text: str, position: int) -> Turn:
 
 def alpaca(record: dict, columns: Columns) -> Dialogue:
     """Read `{"instruction", "input", "output", "system", "history": [[question, answer], …]}`, all but two of them optional."""
-    turns = []
-    for pair in record.get("history") or []:
-        if not isinstance(pair, list) or len(pair) != 2:
-            raise Unusable("'history' is not a list of pairs")
+    turns, history = [], record.get("history") or []
+    if not isinstance(history, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in history):
+        raise Unusable("'history' is not a list of pairs")
+    for pair in history:
         turns += [("user", text_of(pair[0], "history")), ("assistant", text_of(pair[1], "history"))]
     given = [text_of(record.get(key), key) for key in ("instruction", "input")]
     turns += [("user", "\n".join(filter(None, given))), ("assistant", text_of(record.get("output"), "output"))]

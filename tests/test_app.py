@@ -92,7 +92,8 @@ def test_an_emergency_comes_before_the_answer_streamed_or_not(client):
     urgent = [{"role": "user", "content": "胸口压榨样疼，出冷汗"}]
     done = client.chat.completions.create(model="xinglin", messages=urgent).choices[0].message.content
     assert done.startswith("【胸痛】") and "120" in done.split("\n")[0] and "您问的是" in done
-    first = next(iter(client.chat.completions.create(model="xinglin", messages=urgent, stream=True)))
+    with client.chat.completions.create(model="xinglin", messages=urgent, stream=True) as events:
+        first = next(iter(events))
     assert "120" in first.choices[0].delta.content and first.choices[0].delta.role == "assistant"
     calm = client.chat.completions.create(model="xinglin", messages=[{"role": "user", "content": "没有胸痛，只是咳嗽"}])
     assert "120" not in calm.choices[0].message.content

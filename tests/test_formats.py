@@ -77,6 +77,7 @@ def test_columns_may_be_named():
         ({"data": ["问：咳嗽", None]}, "not a list of texts"),
         ({"instruction": "咳嗽", "output": 3}, "'output' is not a text"),
         ({"instruction": "咳嗽", "output": "好", "history": [["一个"]]}, "list of pairs"),
+        ({"instruction": "咳嗽", "output": "好", "history": True}, "list of pairs"),
         ({"conversations": [{"from": "human"}]}, "without 'from' and 'value'"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "neither user, assistant nor system: 'tool'"),
         ({"messages": [*RECORDS["messages"]["messages"], {"role": "system", "content": "x"}]}, "system text after the first turn"),
