@@ -40,6 +40,10 @@ def main() -> None:
     if not found:
         fail("best: no experiment of a sweep on this commit: run 'make sweep SET=…' first (results belong to the commit they ran on)")
     print(show(found, metric))
+    before = PARAMS.read_bytes()
+    if subprocess.run([DVC, "exp", "apply", "--quiet", found[0].name]).returncode:  # its model comes from the cache: no training
+        sys.exit(1)
+    PARAMS.write_bytes(before)  # the file as it was, so that the change is the settings and nothing else
     changed = apply(found[0].settings, PARAMS)
     print(f"best: {found[0].name}: " + (", ".join(f"{k}={v}" for k, v in changed.items()) or "params.yaml holds it already"), flush=True)
     sys.exit(subprocess.run([DVC, "repro"]).returncode)
