@@ -181,6 +181,7 @@ def test_a_sweep_scores_on_the_validation_part_and_its_best_run_is_not_trained_a
         pipeline.dvc("checkout")
 
 
+@pytest.mark.soak
 def test_candidates_are_compared_before_any_training(pipeline):
     try:
         pipeline.set({"predictions.max_new_tokens": 24})
