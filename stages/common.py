@@ -35,13 +35,19 @@ def arguments(description: str | None, *names: str) -> argparse.Namespace:
 
     An error of the operating system, a full disk say, that nobody handles is one line, not a traceback.
     """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception, so that servers are stopped
+    signal.signal(signal.SIGTERM, end)
     die_with_parent()
     sys.excepthook = one_line
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in names:
         parser.add_argument(f"--{name}", type=Path, required=True)
     return parser.parse_args()
+
+
+def end(*_: Any) -> NoReturn:
+    """End as by an exception, so that servers are stopped; Linux may send the signal once for each thread of a dying parent."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(143)
 
 
 def one_line(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -1,7 +1,14 @@
 import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
 import threading
+import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import httpx
 import psutil
@@ -103,6 +110,37 @@ def test_a_server_that_fails_to_start_shows_its_log_and_leaves_no_process(tmp_pa
     line = capsys.readouterr().err
     assert "vLLM did not start, status" in line and "unheard_of" in line
     assert not [p for p in psutil.Process().children(recursive=True) if "vllm" in " ".join(p.cmdline())]
+
+
+STARTING = """
+import sys
+from pathlib import Path
+from stages.common import arguments
+from stages import server
+sys.argv = ["stage"]
+arguments("")
+with server.running("models/tiny", Path(sys.stdin.readline().strip())):
+    pass
+"""
+
+
+def test_a_stage_that_is_told_to_end_while_its_server_starts_leaves_nothing_however_often_it_is_told():
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        process = subprocess.Popen([sys.executable, "-c", STARTING], cwd=ROOT, stdin=subprocess.PIPE, env=os.environ | {"TMPDIR": folder})
+        assert process.stdin
+        process.stdin.write(f"{folder}/vllm.log\n".encode())
+        process.stdin.close()
+        while not list(Path(folder).glob("xinglin-*")):
+            assert process.poll() is None
+            time.sleep(0.05)
+        time.sleep(1)
+        children = psutil.Process(process.pid).children(recursive=True)
+        for _ in range(20):
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.005)
+        assert process.wait(60) == 143
+        assert psutil.wait_procs(children, timeout=10)[1] == []
+        assert [file.name for file in Path(folder).iterdir()] == ["vllm.log"]
 
 
 def test_every_knob_of_the_server_reaches_its_command_line(tmp_path, monkeypatch):
