@@ -109,7 +109,7 @@ def write_curves(history: list[dict], folder: Path) -> None:
 
 
 def summary(state: dict, results: dict) -> dict:
-    """Return what metrics.json says of training: steps, losses in nats a token, tokens, seconds of the last session, verdict."""
+    """Return what metrics.json says of training: steps, losses in nats a token, tokens, seconds since the last resumption, verdict."""
     training, validation = ([(e["step"], e[key]) for e in state["log_history"] if key in e] for key in ("loss", "eval_loss"))
     losses = [loss for _, loss in validation]
     return {

@@ -188,7 +188,7 @@ def post(client: httpx.Client, path: str, body: dict) -> Any:
 
 
 def throughput(rows: dict[str, list[dict]], seconds: float, fresh: int) -> dict:
-    """Return what the answers took: `samples_per_second` and `tokens_per_second` count this session's answers only."""
+    """Return what the answers took: `samples_per_second` and `tokens_per_second` count the answers of this run of the stage only."""
     tokens = sum(row["completion_tokens"] for model in rows.values() for row in model)
     share = fresh / sum(map(len, rows.values()))
     return {

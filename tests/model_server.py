@@ -32,7 +32,7 @@ def application(pace: float) -> web.Application:
         STATE["seen"].append(body)
         asked = body["messages"][-1]["content"]
         if "TOOLONG" in asked:
-            return web.json_response({"error": {"message": "This model's maximum context length is 64 tokens", "secret": "/root/x"}}, status=400)
+            return web.json_response({"error": {"message": "This model's maximum context length is 64 tokens", "secret": "/opt/vllm/x"}}, status=400)
         if "CRASH" in asked:
             return web.json_response({"error": {"message": "CUDA error at /opt/vllm/worker.py"}}, status=500)
         text = answer_to(body["messages"])[: 4 * body.get("max_tokens", 10**6)]
