@@ -19,7 +19,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
-from app import chat, errors, metrics, page
+from app import chat, door, errors, metrics, page
 from app.access import Gate
 from app.observed import Observed, log, set_up_logging
 from app.store import Store
@@ -60,7 +60,7 @@ def create(params: Params) -> FastAPI:
     app.include_router(chat.router)
     add_health(app)
     page.mount(app)
-    app.add_middleware(Observed, max_body_bytes=settings.max_body_bytes, page=page.PATH)
+    app.add_middleware(Observed, max_body_bytes=settings.max_body_bytes, page=door.PATH)
     return app
 
 
@@ -108,7 +108,7 @@ def main() -> None:
     except sa.exc.OperationalError as error:
         fail(f"app.database: cannot be opened: {' '.join(str(error.orig).split())[:200]}")
     config: dict[str, Any] = {"host": settings.host, "port": settings.port, "log_config": None, "access_log": False, "server_header": False}
-    print(f"app: http://{settings.host}:{settings.port}{page.PATH} (page), http://{settings.host}:{settings.port}/v1 (API)", flush=True)
+    print(f"app: http://{settings.host}:{settings.port}{door.PATH} (page), http://{settings.host}:{settings.port}/v1 (API)", flush=True)
     server = uvicorn.Server(uvicorn.Config(app, **config, loop="uvloop", http="httptools", timeout_graceful_shutdown=5))
     try:
         server.run()

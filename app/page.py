@@ -2,9 +2,6 @@
 
 import asyncio
 import html
-import json
-import secrets
-import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -12,23 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from fastapi import FastAPI, Form, Request
-from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response
+from fastapi import FastAPI
+from fastapi.responses import FileResponse, Response
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import HTTPConnection
-from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.access import Caller, digest, is_local, key_of
+from app import door
+from app.access import Caller
 from app.chat import pieces, urgent
+from app.door import EXPORT, PATH, user_of
 from app.errors import APIError
-from app.store import Message, Missing, Store, new_id, pairs
+from app.store import Message, Missing, new_id, pairs
 from stages.cleaning import tidy
 from stages.formats import Unusable
 
-PATH = "/chat"
-COOKIE = "xinglin"
 HERE = Path(__file__).parent
-YEAR_SECONDS = 365 * 86_400
 DISCLAIMER = "本页由语言模型回答，不是医生，可能出错，不能代替就诊。紧急情况请立即拨打 120；心理危机请拨打 12356。"
 EXAMPLES = ("感冒三天了，要吃消炎药吗？", "体检说血压 145/92，需要吃药吗？", "孩子发烧 38.2℃，精神还好，怎么护理？", "幽门螺杆菌阳性一定要治吗？")
 LOADING = "⏳ 模型正在加载，通常需要一两分钟；可以先写好问题。"
@@ -36,78 +30,19 @@ THEME_BUTTON = """<button type="button" id="theme" aria-label="切换深色与�
 HEAD = """<script>document.documentElement.lang = "zh-CN";</script>"""
 CONFIRM = """() => { if (!confirm("确定删除您的全部对话吗？删除后无法恢复。")) throw new Error("cancelled"); }"""
 FONTS = ("system-ui", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", "sans-serif")
-LOGIN = """<!doctype html><html lang="zh-CN"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>杏林</title><body style="font-family:system-ui,sans-serif;max-width:24rem;margin:15vh auto;padding:0 1rem">
-<h1>杏林</h1><form method="post" action="/login"><label>访问密钥<br>
-<input name="key" type="password" required autofocus autocomplete="current-password" style="width:100%;font-size:1rem;padding:.5rem"></label>
-<p role="alert" style="color:#b00">{error}</p><button style="font-size:1rem;padding:.5rem 1.5rem">进入</button></form>"""
-
-
-def user_of(connection: HTTPConnection, store: Store) -> str | None:
-    """Return the id of the person whose cookie comes with a request, if whatever let them in still holds."""
-    found = store.user(digest(connection.cookies.get(COOKIE, "")))
-    if found is None:
-        return None
-    user, key = found
-    if key is None:
-        return user if is_local(connection) else None
-    known = store.key(key)
-    return user if known and known.valid else None
 
 
 def mount(app: FastAPI) -> None:
-    """Put the page at PATH, and the way in before it: on this machine itself at once, elsewhere with a key."""
-    store: Store = app.state.store
-
-    def let_in(request: Request, key: str | None) -> Response:
-        token = secrets.token_urlsafe(32)
-        store.add_user(digest(token), key)
-        answer = RedirectResponse(f"{PATH}/", 303)
-        secure = request.url.scheme == "https"
-        answer.set_cookie(COOKIE, token, max_age=YEAR_SECONDS, httponly=True, samesite="strict", secure=secure)
-        return answer
-
-    @app.get("/", include_in_schema=False)
-    def enter(request: Request) -> Response:
-        if user_of(request, store):
-            return RedirectResponse(f"{PATH}/", 303)
-        return let_in(request, None) if is_local(request) else form("")
-
-    @app.post("/login", include_in_schema=False)
-    def login(request: Request, key: str = Form("")) -> Response:
-        try:
-            return let_in(request, key_of(key.strip(), store))
-        except APIError as error:
-            return form(error.message, 401)
-
-    def form(error: str, status: int = 200) -> Response:
-        policy = "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'"
-        return HTMLResponse(LOGIN.format(error=html.escape(error)), status, {"Content-Security-Policy": policy})
-
-    app.add_middleware(Door, store=store)
-    page = Page(app)
+    """Put the page at PATH, behind its door."""
+    door.install(app)
     gr.mount_gradio_app(
-        app, page.blocks(), path=PATH, auth_dependency=lambda request: user_of(request, store),
+        app, Page(app).blocks(), path=PATH, auth_dependency=lambda request: user_of(request, app.state.store),
         show_error=False, show_api=False,
     )  # fmt: skip
 
     @app.get("/favicon.ico", include_in_schema=False)
     def favicon() -> Response:
         return FileResponse(HERE / "apricot.svg", media_type="image/svg+xml")
-
-
-class Door:
-    """Sends whoever opens the page without being let in to where they are."""
-
-    def __init__(self, app: ASGIApp, store: Store) -> None:
-        self.app, self.store = app, store
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        opens = scope["type"] == "http" and scope["method"] == "GET" and scope["path"] in (PATH, f"{PATH}/")
-        if opens and not await run_in_threadpool(user_of, HTTPConnection(scope), self.store):
-            await RedirectResponse("/", 303)(scope, receive, send)
-        else:
-            await self.app(scope, receive, send)
 
 
 def shown(text: str) -> str:
@@ -261,13 +196,6 @@ class Page:
         view, _ = await self.opened(request.username, conversation)
         return {self.chat: view, self.correction: gr.update(visible=False)}
 
-    async def export(self, request: gr.Request) -> str:
-        rows = await self.stored("export_user", request.username)
-        folder = tempfile.mkdtemp(prefix="xinglin-")
-        file = Path(folder) / "我的对话.json"
-        file.write_text(json.dumps(rows, ensure_ascii=False, indent=2), encoding="utf-8")
-        return str(file)
-
     async def erase(self, request: gr.Request) -> dict:
         """Delete every conversation of the person; their cookie stays good."""
         for identity, _ in await self.stored("conversations", request.username, limit=None):
@@ -284,7 +212,7 @@ class Page:
             with gr.Sidebar(open=False, width=280):
                 fresh = gr.Button("新对话", variant="primary")
                 self.history = gr.Radio(label="历史对话", choices=[], elem_id="history")
-                export = gr.DownloadButton("导出我的对话", size="sm")
+                gr.Button("导出我的对话", size="sm", link=EXPORT)
                 erase = gr.Button("删除我的全部对话", size="sm", variant="stop")
             version = f" · {self.app.commit}" if self.app.commit else ""
             gr.HTML(f'<header><h1>杏林</h1><span id="model">模型 {html.escape(self.app.model)}{version}</span>{THEME_BUTTON}</header>')
@@ -323,7 +251,6 @@ class Page:
             save.click(self.correct, [corrected, self.ids, self.conversation], **quiet)
             fresh.click(self.fresh, None, **quick)
             self.history.input(self.load, [self.history], **quick)
-            export.click(self.export, None, export, queue=False)
             erase.click(self.erase, None, js=CONFIRM, **quiet)
             blocks.load(self.enter, None, **quick)
             gr.Timer(5).tick(self.check, None, **quick)

@@ -4,18 +4,21 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import hypothesis
 import pytest
+from playwright.sync_api import Browser, sync_playwright
 from ruamel.yaml import YAML
 
 from stages.params import Params
 
 hypothesis.settings.register_profile("same", derandomize=True)  # `make test` tries the same cases each time, `make soak` new ones
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
+CHROMIUM = Path("/usr/bin/chromium")
+QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 ROOT = Path(__file__).parent.parent
 TOYHOM = ROOT.parent / "shared" / "data" / "toyhom_internal_medicine.huatuo.jsonl"
 
@@ -145,6 +148,16 @@ def stage_process() -> Callable[..., SimpleNamespace]:
         return SimpleNamespace(status=done.returncode, error=(done.stderr.strip().splitlines() or [""])[-1], err=done.stderr)
 
     return call
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if not CHROMIUM.exists():
+        pytest.skip("Chromium is not installed (tests/install.sh installs it as root where apt is)")
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=str(CHROMIUM), args=QUIET)
+        yield started
+        started.close()
 
 
 @pytest.fixture(scope="session")

@@ -7,15 +7,13 @@ from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from app.keys import add
 from app.store import Store
 from stages.server import free_port
 from tests.application import application, model_server
 
-CHROMIUM = Path("/usr/bin/chromium")
-QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 BACKGROUND = "getComputedStyle(document.querySelector('gradio-app')).backgroundColor"
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -35,16 +33,6 @@ def model(folder: Path) -> Iterator[str]:
 def app(folder: Path, model: str) -> Iterator[str]:
     with application(folder, model) as url:
         yield url
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if not CHROMIUM.exists():
-        pytest.skip("Chromium is not installed (tests/install.sh installs it as root where apt is)")
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=str(CHROMIUM), args=QUIET)
-        yield started
-        started.close()
 
 
 @pytest.fixture
@@ -171,9 +159,8 @@ def test_own_data_are_exported_and_deleted(page):
     ask(page, "要导出的问题", 1)
     page.locator(".sidebar .toggle-button").click()
     with page.expect_download() as download:
-        page.get_by_role("button", name="导出我的对话").click()
-        page.wait_for_timeout(800)
-        page.get_by_role("button", name="导出我的对话").click()
+        page.get_by_text("导出我的对话").click()
+    assert download.value.suggested_filename == "我的对话.json"
     rows = json.loads(Path(download.value.path()).read_text(encoding="utf-8"))
     assert rows[0]["messages"][0]["content"] == "要导出的问题"
     page.once("dialog", lambda dialog: dialog.dismiss())
@@ -184,6 +171,11 @@ def test_own_data_are_exported_and_deleted(page):
     page.get_by_role("button", name="删除我的全部对话").click()
     expect(answers(page)).to_have_count(0)
     expect(page.get_by_role("radio")).to_have_count(0)
+
+
+def test_nobody_exports_without_being_let_in(app):
+    reply = httpx.get(f"{app}/export")
+    assert reply.status_code == 303 and reply.headers["location"] == "/" and reply.text == ""
 
 
 def test_an_emergency_is_on_top_before_the_answer(page):

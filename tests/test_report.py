@@ -9,10 +9,9 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from tests.conftest import ROOT
-from tests.test_page import CHROMIUM, QUIET
 from tools import report
 
 ANSWERS = 45  # more than the page shows at once
@@ -118,16 +117,6 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_run()
         report.main()
     return folder / "report.html"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if not CHROMIUM.exists():
-        pytest.skip("Chromium is not installed (tests/install.sh installs it as root where apt is)")
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=str(CHROMIUM), args=QUIET)
-        yield started
-        started.close()
 
 
 @pytest.fixture
