@@ -7,63 +7,38 @@ them, a line says so and the rest stands.
 """
 
 import argparse
-import csv
 import html
 import json
 import math
-import subprocess
-import sys
-from collections import Counter
 from collections.abc import Iterable, Sequence
-from functools import cache
-from hashlib import blake2b
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import orjson
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from stages.common import fail
-from stages.metrics import MODELS, interval
+from stages.metrics import interval
 from stages.params import Metrics, read_params
 from stages.scores import RATES
 from tools.experiments import flat
+from tools.revisions import (
+    PARTS,
+    Scores,
+    Side,
+    hashes,
+    load_answers,
+    load_csv,
+    load_curve,
+    load_metrics,
+    load_yaml,
+    revision,
+    texts,
+)
 
-PARTS = ("train", "val", "test")
 EXAMPLES = 5  # answers that got better, and as many that got worse
 SHOWN = 200  # characters of a text
 POINTS = 20  # of a curve: more would not be legible
 NONE = "–"
 MARK = "<!-- tools.diff -->"  # by it the workflows find the comment that they wrote before
-
-
-class Side(NamedTuple):
-    """One of the two that are compared: its name, and its commit, None for the files that lie here."""
-
-    name: str
-    commit: str | None
-
-    def in_git(self, path: str) -> bytes | None:
-        """Return the content of a file that git keeps, None if it is not there."""
-        if self.commit is None:
-            return Path(path).read_bytes() if Path(path).is_file() else None
-        shown = subprocess.run(["git", "show", f"{self.commit}:./{path}"], capture_output=True)
-        return None if shown.returncode else shown.stdout
-
-    def in_dvc(self, path: str) -> list[bytes] | None:
-        """Return the lines of a file that DVC keeps, None if neither its cache nor a remote gives it."""
-        try:
-            return dvc_files(self.commit).read_bytes(path).splitlines()
-        except Exception as error:  # each kind of remote raises its own, and a review goes on without
-            print(f"{path} at {self.name}: {type(error).__name__}: {short(str(error))}", file=sys.stderr)
-            return None
-
-    def locked(self, path: str) -> dict[str, Any]:
-        """Return what dvc.lock knows of an output: md5, size in bytes, number of files."""
-        stages = (load_yaml(self, "dvc.lock").get("stages") or {}).values()
-        return next((out for stage in stages for out in stage.get("outs", []) if out["path"] == path), {})
 
 
 class Change(NamedTuple):
@@ -76,64 +51,6 @@ class Change(NamedTuple):
 
 
 Sides = tuple[Side, Side]  # before, after
-Scores = dict[str, dict[str, float]]  # of one model: id of the question, metric, score
-
-
-@cache
-def dvc_files(commit: str | None):  # type: ignore[no-untyped-def]
-    from dvc.api import DVCFileSystem  # type: ignore[import-untyped]  # takes a second to load
-
-    return DVCFileSystem(rev=commit)
-
-
-def revision(name: str) -> Side:
-    command = ["git", "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}"]
-    found = subprocess.run(command, capture_output=True, text=True)
-    if found.returncode:
-        fail(f"REV={name}: no such revision here, expected a branch, a tag or a commit", 2)
-    return Side(name, found.stdout.strip())
-
-
-def load_yaml(side: Side, path: str) -> dict:
-    try:
-        return YAML(typ="safe", pure=True).load(side.in_git(path) or b"") or {}
-    except YAMLError as error:
-        fail(f"{path} at {side.name}: not YAML: {short(str(error))}")
-
-
-@cache
-def load_metrics(side: Side) -> dict:
-    text = side.in_git("metrics.json")
-    if text is None:
-        fail(f"{side.name}: no metrics.json there: run 'dvc repro' on it and commit what it made")
-    try:
-        found = orjson.loads(text)
-        return found | {model: found[model] for model in MODELS}
-    except (KeyError, TypeError, ValueError) as error:
-        fail(f"metrics.json at {side.name}: not the scores of {' and '.join(MODELS)}: {error!r}")
-
-
-def load_csv(side: Side, path: str) -> list[dict[str, str]]:
-    """Return the rows of a table, none if it is not there."""
-    return list(csv.DictReader((side.in_git(path) or b"").decode().splitlines()))
-
-
-@cache
-def load_answers(side: Side) -> dict[str, Scores]:
-    """Return each model's scores, answer by answer, rates in percent; no answers if the file is not there."""
-    found: dict[str, Scores] = {model: {} for model in MODELS}
-    try:
-        for row in load_csv(side, "plots/answers.csv"):
-            place = found.setdefault(row.pop("model"), {}).setdefault(row.pop("id"), {})
-            place |= {name: float(value) * (100 if name in RATES else 1) for name, value in row.items()}
-    except (KeyError, TypeError, ValueError) as error:
-        fail(f"plots/answers.csv at {side.name}: not a table of id, model and scores: {error!r}")
-    return found
-
-
-def load_curve(side: Side, name: str) -> dict[int, float]:
-    """Return the loss by step."""
-    return {int(row["step"]): float(row["loss"]) for row in load_csv(side, f"plots/loss/{name}.csv")}
 
 
 def short(text: str) -> str:
@@ -304,17 +221,6 @@ def training(sides: Sides) -> list[str]:
     return [*changed(*map(facts, sides)), *(["", *curves(before, after)] if before != after else [])]
 
 
-def hashes(side: Side) -> dict[str, Counter[bytes]] | None:
-    """Return how often each row stands in each part, by the hash of its content."""
-    found = {}
-    for part in PARTS:
-        lines = side.in_dvc(f"data/split/{part}.jsonl")
-        if lines is None:
-            return None
-        found[part] = Counter(blake2b(line, digest_size=16).digest() for line in lines)
-    return found
-
-
 def sizes(side: Side) -> str:
     """Return what git alone knows of the rows: their number by part, and the bytes of the folder."""
     turns = load_csv(side, "plots/data/turns.csv")
@@ -341,12 +247,6 @@ def data(sides: Sides) -> list[str]:
         *table("|rows before:|after:|in:|out:", ([part, *(str(rows.total()) for rows in kinds)] for part, *kinds in counts)),
         *(["", f"{moved} of them went from one part to another."] if moved else []),
     ]
-
-
-def texts(side: Side, keys: set[str]) -> dict[str, dict] | None:
-    """Return the rows of the tuned model's answers by id, None if any of `keys` is not among them."""
-    rows = {row["id"]: row for row in map(orjson.loads, side.in_dvc("data/predictions/tuned.jsonl") or [])}
-    return rows if keys <= rows.keys() else None
 
 
 def example(title: str, before: dict, after: dict) -> list[str]:
