@@ -11,6 +11,7 @@ import httpx
 import openai
 import pytest
 
+from stages.predictions import samples
 from stages.server import free_port
 from tests.conftest import Project
 
@@ -170,6 +171,11 @@ def test_a_sweep_scores_on_the_validation_part_and_its_best_run_is_not_trained_a
     lines = pipeline.python(*words).stdout.splitlines()[-2:]
     assert all(line.startswith("sweep-") and "adapter.learning_rate=" in line for line in lines), lines
     assert pipeline.run("git", "status", "--porcelain").stdout == ""
+    validation = {sample["id"] for sample in samples(pipeline.folder / "data" / "split" / "val.jsonl", None)}
+    for ref in pipeline.run("git", "for-each-ref", "--format=%(refname)", "refs/exps").stdout.split():
+        if "/sweep-" in ref:
+            scored = pipeline.run("git", "show", f"{ref}:plots/answers.csv").stdout.splitlines()[1:]
+            assert len(scored) == 8 and {line.split(",")[0] for line in scored} <= validation
     again = pipeline.python(*words).stdout
     assert "Running stage" not in again and again.splitlines()[-2:] == lines
     try:
