@@ -1,6 +1,6 @@
 import json
 
-from stages import candidate, candidates
+from stages import candidate
 from stages.scores import NAMES
 from tests.conftest import ROOT
 
