@@ -15,11 +15,12 @@ from pathlib import Path
 
 import httpx
 
-from stages.common import die_with_parent, fail
+from stages.common import die_with_parent, fail, need_space
 
 START_SECONDS = 1800  # a 7B model from a slow disk, kernels compiled for the first time
 STOP_SECONDS = 20
 LOG_LINES = 15
+SPARE_BYTES = 100_000_000  # for its log and sockets: a vLLM that cannot write them dies without a word
 
 
 def vllm_python() -> Path:
@@ -80,6 +81,7 @@ def running(model: Path | str, log: Path, **options: str | int | float | None) -
 
     A server that fails to start, or dies in the block, ends the program with the end of its log.
     """
+    need_space(log.parent, SPARE_BYTES, "vLLM's log")
     port, sockets, process = free_port(), None, None
     try:
         sockets = socket_folder()

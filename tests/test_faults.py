@@ -30,6 +30,7 @@ def short(tmp_path, monkeypatch):
     """A copy of the project whose pipeline takes a few minutes, with a folder of its own for temporary files."""
     project = Project(tmp_path / "xinglin")
     project.set(SHORT)
+    project.run("git", "rm", "-qr", "dvc.lock", "metrics.json", "plots")  # so that no stage is already done
     project.run("git", "commit", "-qam", "Shortened")
     monkeypatch.setenv("TMPDIR", temporary := tempfile.mkdtemp(dir="/tmp"))
     yield project
@@ -114,8 +115,8 @@ def test_twenty_kills_at_random_moments_reach_the_end_of_an_undisturbed_run(shor
         if not quota[stage] and stage != "merged":  # those that a stage had left over, since it was quicker, are merged's
             short.dvc("repro", stage)
             continue
-        process, log = start(short, *(("--force", "--single-item", "merged") if stage in done else ()))
         moment = draw.uniform(0, durations[stage])
+        process, log = start(short, *(("--force", "--single-item", "merged") if stage in done else ()))
         assert wait_for_stage(process, log, stage), log.read_text()[-3000:]
         time.sleep(moment)
         process.kill()
