@@ -20,8 +20,9 @@ from stages.common import (
     arguments,
     base_folder,
     call,
+    fail,
     fingerprint,
-    need_memory,
+    memory,
     read_json,
     remove,
     whole,
@@ -29,24 +30,33 @@ from stages.common import (
     write_json,
 )
 from stages.convergence import verdict
+from stages.memory import Plan, cure, needed, plan
 from stages.params import Adapter, read_params
 
+LOADERS = 4  # processes that prepare batches beside a GPU
 KEPT = ("adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "tokenizer_config.json")
-TRAINING_BYTES = {True: 1.2, False: 2.4}  # memory that LoRA training takes at the least with bf16 and without, in multiples of bf16 weights
+OURS = {"batch", "gpus", "nodes"}  # parameters that LLaMA-Factory does not know
 
 
-def training_config(template: dict, adapter: Adapter, base: Path, split: Path, run: Path) -> dict:
-    """Return a LLaMA-Factory config: the template, the parameters over it, then the paths of this run."""
-    config = template | {k: v for k, v in adapter.model_dump().items() if v is not None}
+def training_config(template: dict, adapter: Adapter, cut: Plan, base: Path, split: Path, run: Path) -> dict:
+    """Return a LLaMA-Factory config: the template, the parameters over it, then how a step is cut and the paths of this run."""
+    config = template | {k: v for k, v in adapter.model_dump(exclude=OURS).items() if v is not None}
     rows = (split / "train.jsonl").read_bytes().count(b"\n")
     return config | {
         "model_name_or_path": str(base),
         "dataset_dir": str(split),
         "output_dir": str(run),
         "save_steps": adapter.eval_steps,
-        "per_device_eval_batch_size": adapter.per_device_train_batch_size,
+        "per_device_train_batch_size": cut.batch,
+        "per_device_eval_batch_size": cut.batch,
+        "gradient_accumulation_steps": cut.accumulation,
+        "disable_gradient_checkpointing": not cut.checkpointing,
         "use_cpu": not on_gpu(),
+        "ddp_backend": "gloo" if not on_gpu() and adapter.gpus * adapter.nodes > 1 else None,
         "bf16": in_bf16(adapter),
+        "enable_liger_kernel": with_liger(adapter),
+        "dataloader_num_workers": LOADERS if on_gpu() else 0,
+        "include_num_input_tokens_seen": "all" if adapter.neat_packing else "non_padding",  # a pack's mask cannot be summed
         "early_stopping_steps": adapter.early_stopping_steps,
         "preprocessing_num_workers": min(os.cpu_count() or 1, rows // 2000 + 1),
         "resume_from_checkpoint": last_checkpoint(run),
@@ -70,6 +80,31 @@ def in_bf16(adapter: Adapter) -> bool:
     return torch.cpu._is_avx512_bf16_supported()
 
 
+def with_liger(adapter: Adapter) -> bool:
+    """Say whether to use Liger's kernels, which only a GPU runs."""
+    return adapter.enable_liger_kernel and on_gpu()
+
+
+def cut_step(record: dict, base: Path, adapter: Adapter) -> Plan:
+    """Return how a step is cut to fit into memory, with the reasoning printed; stop with one line if nothing fits."""
+    devices = adapter.gpus * adapter.nodes
+    whole = adapter.per_device_train_batch_size * adapter.gradient_accumulation_steps
+    if adapter.batch == "auto" and whole % devices:
+        fail(f"adapter.gpus: a step of {whole} (per_device_train_batch_size × gradient_accumulation_steps) cannot be shared out to {devices}", 2)
+    have, where = memory(adapter.gpus)
+    config, bf16, liger = read_json(base / "config.json"), in_bf16(adapter), with_liger(adapter)
+    found = plan(config, adapter, have, bf16, liger)
+    if not found:
+        least = needed(config, adapter, 1 if adapter.batch == "auto" else adapter.per_device_train_batch_size, True, bf16, liger)
+        parts = ", ".join(f"{name} {size / 1e9:.1f}" for name, size in least.items())
+        fail(f"adapter: {record['model']} needs {sum(least.values()) / 1e9:.1f} GB at the least ({parts}), {where} has {have / 1e9:.1f}: "
+             f"{cure(config, adapter, have, bf16, liger)}")  # fmt: skip
+    again = "activations computed again" if found.checkpointing else "activations kept"
+    print(f"adapter: {found.batch} × {adapter.cutoff_len} tokens at once, {found.accumulation} times a step, {again}: "
+          f"{found.bytes / 1e9:.1f} GB of {have / 1e9:.1f} in {where}", flush=True)  # fmt: skip
+    return found
+
+
 def last_checkpoint(run: Path) -> str | None:
     """Return the newest whole checkpoint in `run`; torn ones, which a kill left, are deleted.
 
@@ -86,8 +121,30 @@ def last_checkpoint(run: Path) -> str | None:
     return str(newest) if newest else None
 
 
-def train(config: dict, run: Path) -> None:
-    """Run LLaMA-Factory on `config` in a process of its own, unless it has already come to its end in `run`."""
+def launched(adapter: Adapter, file: Path) -> tuple[list[str], dict[str, str]]:
+    """Return LLaMA-Factory's command line and variables: itself on one device, through torchrun on several.
+
+    Several machines: each runs the stage with NODE_RANK (0 first) and MASTER_ADDR (the first one's address) set.
+    """
+    environment = {}
+    if on_gpu():
+        seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+        devices = seen.split(",") if seen else [str(n) for n in range(adapter.gpus)]
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(devices[: adapter.gpus])  # LLaMA-Factory takes all that it sees
+    if adapter.gpus * adapter.nodes == 1:
+        return [f"{sys.prefix}/bin/llamafactory-cli", "train", str(file)], environment
+    machines = ["--standalone"]
+    if adapter.nodes > 1:
+        if missing := [name for name in ("NODE_RANK", "MASTER_ADDR") if name not in os.environ]:
+            fail(f"adapter.nodes: {adapter.nodes} machines train together: set {' and '.join(missing)} on each", 2)
+        machines = ["--node-rank", os.environ["NODE_RANK"], "--master-addr", os.environ["MASTER_ADDR"],
+                    "--master-port", os.environ.get("MASTER_PORT", "29500")]  # fmt: skip
+    line = [f"{sys.prefix}/bin/torchrun", "--nnodes", str(adapter.nodes), "--nproc-per-node", str(adapter.gpus), *machines]
+    return [*line, "--module", "llamafactory.launcher", str(file)], environment
+
+
+def train(config: dict, adapter: Adapter, run: Path) -> None:
+    """Run LLaMA-Factory on `config` in processes of its own, unless it has already come to its end in `run`."""
     done = run / "done"
     if done.exists():
         return
@@ -95,7 +152,8 @@ def train(config: dict, run: Path) -> None:
     file.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
     if config["resume_from_checkpoint"]:
         print(f"adapter: going on from {config['resume_from_checkpoint']}", flush=True)
-    call([f"{sys.prefix}/bin/llamafactory-cli", "train", str(file)], {"HF_DATASETS_CACHE": str(run / "datasets")})
+    command, environment = launched(adapter, file)
+    call(command, environment | {"HF_DATASETS_CACHE": str(run / "datasets")})
     done.touch()
 
 
@@ -127,11 +185,14 @@ def main() -> None:
     adapter = read_params().adapter
     record = read_json(paths.base)
     base = base_folder(record)
-    need_memory(record, TRAINING_BYTES[in_bf16(adapter)], "adapter")
+    cut = cut_step(record, base, adapter)
     template = yaml.safe_load(paths.template.read_text(encoding="utf-8"))
     key = fingerprint(adapter.model_dump(), template, record["files"], paths.split)
     run = work_folder("adapter", key)
-    train(training_config(template, adapter, base, paths.split, run), run)
+    train(training_config(template, adapter, cut, base, paths.split, run), adapter, run)
+    if os.environ.get("NODE_RANK", "0") != "0" and adapter.nodes > 1:
+        print("adapter: this machine's part is done; the adapter is on the machine of NODE_RANK 0")
+        return
     state = read_json(run / "trainer_state.json")
     with whole(paths.out) as folder:
         folder.mkdir()

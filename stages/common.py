@@ -184,7 +184,7 @@ def call(command: list[str], environment: dict[str, str]) -> None:
         process.terminate()
         process.wait()
     if status:
-        fail(f"{Path(command[0]).name} {command[1]} ended with status {status}: the reason stands above")
+        fail(f"{Path(command[0]).name} {command[-1]} ended with status {status}: the reason stands above")
 
 
 def need_memory(base: dict, factor: float, what: str) -> None:
@@ -195,11 +195,12 @@ def need_memory(base: dict, factor: float, what: str) -> None:
         fail(f"{what}: {base['model']} needs at least {factor * weights / 1e9:.1f} GB of memory, {where} has {have / 1e9:.1f} GB")
 
 
-def memory() -> tuple[int, str]:
-    """Return the bytes that a model can take, and of what: all GPUs together, or the machine's free memory."""
+def memory(gpus: int | None = None) -> tuple[int, str]:
+    """Return the bytes that a model can take, and of what: all GPUs together, the least of the first `gpus`, or the machine's free memory."""
     query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
     if shutil.which("nvidia-smi"):
         found = subprocess.run(query, capture_output=True, text=True)
         if found.returncode == 0 and found.stdout.strip():
-            return sum(int(mib) << 20 for mib in found.stdout.split()), "the GPU"
+            cards = [int(mib) << 20 for mib in found.stdout.split()]
+            return (min(cards[:gpus]), "the GPU") if gpus else (sum(cards), "the GPU")
     return psutil.virtual_memory().available, "the machine"

@@ -8,6 +8,7 @@ Usage: stages/run exam --base models/base.json --adapter models/adapter --split 
 letters of the options. A question counts as right if the letters are exactly those of the answer.
 """
 
+import json
 import re
 import string
 import sys
@@ -18,7 +19,7 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
-import httpx
+import aiohttp
 import numpy as np
 import orjson
 
@@ -39,7 +40,7 @@ from stages.common import (
 from stages.formats import Unusable
 from stages.metrics import interval
 from stages.params import Exam, Metrics, read_params
-from stages.predictions import MODELS, SERVING_BYTES, TIMEOUT, Refused, answered, collect, endpoint
+from stages.predictions import MODELS, SERVING_BYTES, Refused, answered, chat, collect, connect, endpoint
 from stages.reading import Broken, records
 from stages.rows import texts_of
 from stages.similarity import all_pairs, plain
@@ -135,14 +136,14 @@ def allowed(question: dict) -> str:
     return f"({'|'.join(''.join(f'{before}?' for before in letters[:i]) + last for i, last in enumerate(letters))})"
 
 
-async def ask(model: str, client: httpx.AsyncClient, question: dict) -> dict:
+async def ask(client: aiohttp.ClientSession, question: dict, model: str) -> dict:
     """Return id and the letters that a model replies with, greedily; no repetition penalty, which would weigh the letters."""
     pattern = allowed(question)
     request = {"model": model, "messages": messages(question), "max_tokens": MAX_TOKENS, "temperature": 0}
-    reply = await client.post("/v1/chat/completions", json=request | {"structured_outputs": {"regex": pattern}})
-    if not reply.is_success:
-        raise Refused(f"{model}: line {question['line']}: the server says {reply.status_code}: {reply.text[:300]}")
-    letters = (reply.json()["choices"][0]["message"]["content"] or "").strip()
+    status, text = await chat(client, request | {"structured_outputs": {"regex": pattern}})
+    if status != 200:
+        raise Refused(f"{model}: line {question['line']}: the server says {status}: {text[:300]}")
+    letters = (json.loads(text)["choices"][0]["message"]["content"] or "").strip()
     if not re.fullmatch(pattern, letters):
         raise Refused(f"{model}: line {question['line']}: the reply {letters[:40]!r} is no choice: is the server a vLLM that knows structured_outputs?")
     return {"id": question["id"], "letters": letters}
@@ -227,8 +228,8 @@ def main() -> None:
     work = work_folder("exam", fingerprint(what_counts, record["files"], paths.adapter, chat_template, PROMPT, KINDS))
     with endpoint(predictions, base_folder(record), paths.adapter, chat_template, work / "vllm.log") as url:
         for model in MODELS:
-            client = httpx.AsyncClient(base_url=url, timeout=TIMEOUT, limits=httpx.Limits(max_connections=predictions.concurrency))
-            collect(client, asked, partial(ask, model), work / f"{model}.jsonl", predictions.concurrency, model)
+            client_of = partial(connect, url, predictions.concurrency)
+            collect(client_of, asked, partial(ask, model=model), work / f"{model}.jsonl", predictions.concurrency, model)
     replies = {model: answered(work / f"{model}.jsonl") for model in MODELS}
     rows = [
         row | {model: replies[model][row["id"]]["letters"] for model in MODELS} | {"in_training": row["line"] in known}

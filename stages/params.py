@@ -96,7 +96,7 @@ class Split(Section):
 
 
 class Adapter(Section):
-    """Names and meanings are LLaMA-Factory's own, but for `bf16`, which may also be `auto`."""
+    """Names and meanings are LLaMA-Factory's own, but for `batch`, `gpus` and `nodes`; `auto` is settled by the stage."""
 
     template: Template
     lora_rank: Annotated[int, Field(ge=1, le=512)]
@@ -108,15 +108,22 @@ class Adapter(Section):
     max_steps: Annotated[int, Field(ge=-1)]
     per_device_train_batch_size: Count
     gradient_accumulation_steps: Count
+    batch: Literal["fixed", "auto"]
     cutoff_len: Annotated[int, Field(ge=16)]
+    neat_packing: bool
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup", "cosine_with_restarts", "polynomial"]
     warmup_ratio: Share
     max_samples: Count | None
     mask_history: bool
     eval_steps: Annotated[float, Field(gt=0)]
     early_stopping_steps: Count | None
-    disable_gradient_checkpointing: bool
+    disable_gradient_checkpointing: bool | Literal["auto"]
     bf16: bool | Literal["auto"]
+    quantization_bit: Literal[4] | None
+    enable_liger_kernel: bool
+    torch_compile: bool
+    gpus: Count
+    nodes: Count
     seed: int
 
 

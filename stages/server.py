@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import aiohttp
 import httpx
 
 from stages.common import die_with_parent, fail, need_space
@@ -92,7 +93,7 @@ def running(model: Path | str, log: Path, **options: str | int | float | None) -
             )  # fmt: skip
         wait_until_up(process, port, log)
         yield f"http://127.0.0.1:{port}"
-    except httpx.TransportError as error:
+    except (httpx.TransportError, aiohttp.ClientError) as error:
         time.sleep(1)  # a dying server closes its port before it is gone
         if process and process.poll() is not None:
             fail(f"vLLM died with status {process.returncode}; the end of {log}:\n{tail(log)}")

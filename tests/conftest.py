@@ -124,6 +124,7 @@ def stage(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> Call
     def call(name: str, **paths: str | Path) -> SimpleNamespace:
         words = [word for key, value in paths.items() for word in (f"--{key}", str(value))]
         monkeypatch.setattr("sys.argv", [name, *words])
+        common.CHECKS.clear()
         status = 0
         try:
             importlib.import_module(f"stages.{name}").main()

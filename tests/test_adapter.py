@@ -1,28 +1,34 @@
 import json
+from pathlib import Path
 
 import pytest
 import yaml
 
 from stages import adapter
+from stages.memory import Plan
 from tests.conftest import ROOT, params_with
+from tests.test_memory import SHAPES
 
 TEMPLATE = yaml.safe_load((ROOT / "templates" / "train.yaml").read_text(encoding="utf-8"))
+CUT = Plan(3, 6, True, 1e9)
 KNOBS = {
     "template": "deepseekr1", "lora_rank": 5, "lora_alpha": 11, "lora_dropout": 0.3, "lora_target": "q_proj", "learning_rate": 0.5,
     "num_train_epochs": 9.0, "max_steps": 7, "per_device_train_batch_size": 3, "gradient_accumulation_steps": 6, "cutoff_len": 99,
     "lr_scheduler_type": "linear", "warmup_ratio": 0.2, "max_samples": 12, "mask_history": True, "eval_steps": 0.5,
-    "early_stopping_steps": 8, "disable_gradient_checkpointing": False, "bf16": False, "seed": 3,
+    "early_stopping_steps": 8, "disable_gradient_checkpointing": False, "bf16": False, "seed": 3, "neat_packing": True,
+    "quantization_bit": 4, "torch_compile": True, "enable_liger_kernel": True,
 }  # fmt: skip
 
 
 def config(tmp_path, changes):
     (tmp_path / "train.jsonl").write_text("{}\n")
     chosen = params_with({f"adapter.{name}": value for name, value in changes.items()}).adapter
-    return adapter.training_config(TEMPLATE, chosen, tmp_path, tmp_path, tmp_path / "run")
+    return adapter.training_config(TEMPLATE, chosen, CUT, tmp_path, tmp_path, tmp_path / "run")
 
 
-def test_every_knob_reaches_llamafactory(tmp_path):
-    assert set(KNOBS) == set(params_with().adapter.model_dump())
+def test_every_knob_reaches_llamafactory(tmp_path, monkeypatch):
+    assert set(KNOBS) | adapter.OURS == set(params_with().adapter.model_dump())
+    monkeypatch.setattr(adapter, "on_gpu", lambda: True)
     found = config(tmp_path, KNOBS)
     assert {name: found[name] for name in KNOBS} == KNOBS
     assert found["save_steps"] == found["eval_steps"] == 0.5
@@ -59,11 +65,46 @@ def test_curves_are_written_by_kind(tmp_path):
     assert (tmp_path / "validation.csv").read_text() == "step,epoch,loss\n6,0.6,3.5\n"
 
 
-@pytest.mark.parametrize(("bf16", "needed"), [(True, "18.0"), (False, "36.0")])
-def test_too_little_memory_is_said_before_training(workplace, stage, monkeypatch, bf16, needed):
-    folder = workplace({"adapter.bf16": bf16})
-    files = {"model.safetensors": {"bytes": 15_000_000_000, "sha256": ""}}
-    (folder / "base.json").write_text(json.dumps({"model": "big", "path": str(ROOT / "models" / "tiny"), "files": files}))
-    monkeypatch.setattr("stages.common.memory", lambda: (8_000_000_000, "the GPU"))
+def launched(tmp_path, **changes):
+    return adapter.launched(params_with({f"adapter.{name}": value for name, value in changes.items()}).adapter, tmp_path / "train.yaml")
+
+
+def test_one_device_is_llamafactory_alone_several_go_through_torchrun(tmp_path, monkeypatch, capsys):
+    line, _ = launched(tmp_path)
+    assert line[0].endswith("llamafactory-cli") and line[1] == "train"
+    line, _ = launched(tmp_path, gpus=2)
+    assert line[0].endswith("torchrun") and line[line.index("--nproc-per-node") + 1] == "2" and "--standalone" in line
+    with pytest.raises(SystemExit):
+        launched(tmp_path, gpus=4, nodes=2)
+    assert "adapter.nodes: 2 machines train together: set NODE_RANK and MASTER_ADDR on each" in capsys.readouterr().err
+    monkeypatch.setenv("NODE_RANK", "1")
+    monkeypatch.setenv("MASTER_ADDR", "10.0.0.1")
+    line, _ = launched(tmp_path, gpus=4, nodes=2)
+    assert [line[line.index(f"--{name}") + 1] for name in ("nnodes", "nproc-per-node", "node-rank", "master-addr")] == ["2", "4", "1", "10.0.0.1"]
+
+
+def test_llamafactory_sees_as_many_gpus_as_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(adapter, "on_gpu", lambda: True)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert launched(tmp_path)[1]["CUDA_VISIBLE_DEVICES"] == "0"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,7")
+    assert launched(tmp_path, gpus=2)[1]["CUDA_VISIBLE_DEVICES"] == "3,5"
+
+
+def test_too_little_memory_is_said_before_training_with_what_would_fit(workplace, stage, monkeypatch):
+    folder = workplace({"adapter.bf16": True})
+    (folder / "base").mkdir()
+    (folder / "base" / "config.json").write_text(json.dumps(SHAPES["7B"]))
+    (folder / "base.json").write_text(json.dumps({"model": "Qwen2.5-7B", "path": str(folder / "base"), "files": {}}))
+    monkeypatch.setattr(adapter, "memory", lambda gpus: (16e9, "the GPU"))
     done = stage("adapter", base="base.json", split="s", template="t", templates="t", out="o", plots="p")
-    assert done.status == 1 and f"big needs at least {needed} GB of memory, the GPU has 8.0 GB" in done.error
+    assert done.status == 1 and "error: adapter: Qwen2.5-7B needs" in done.error and "the GPU has 16.0" in done.error
+    assert "adapter.quantization_bit: 4" in done.error and done.error.strip().endswith("it would fit")
+
+
+def test_a_step_that_the_devices_cannot_share_is_an_error(workplace, stage):
+    workplace({"adapter.batch": "auto", "adapter.gpus": 3})
+    base = {"model": "tiny", "path": str(ROOT / "models" / "tiny"), "files": {}}
+    Path("base.json").write_text(json.dumps(base))
+    done = stage("adapter", base="base.json", split="s", template="t", templates="t", out="o", plots="p")
+    assert done.status == 2 and "a step of 4" in done.error and "shared out to 3" in done.error

@@ -1,0 +1,83 @@
+"""What a training takes of a device's memory, and the batch and checkpointing that fit: estimated from the model's shape.
+
+The estimate is held against what an H200 used, in docs/gpu.md.
+"""
+
+from typing import Any, NamedTuple
+
+from stages.params import Adapter
+
+MOST_TOKENS = 32_768  # a batch of more gains no speed
+USABLE = 0.92  # of the memory: the allocator's gaps take the rest
+CONTEXT = 1.5e9  # bytes that CUDA and its libraries take
+TRAINED = 16  # bytes a trained weight: itself, its gradient and Adam's two moments, all float32
+QUANTIZED = 0.56  # bytes a weight in 4 bit NF4, its scales included
+PER_HIDDEN, PER_INTERMEDIATE = 26, 7  # bytes kept for the backward pass by a token and layer, for each unit of the two widths
+LOGITS = 10  # bytes by token and vocabulary entry that the loss takes at once, unless Liger takes it in pieces
+
+
+class Plan(NamedTuple):
+    """How a step is cut: dialogues (or packs) at once, how many such batches, and whether activations are computed again."""
+
+    batch: int
+    accumulation: int
+    checkpointing: bool
+    bytes: float
+
+
+def linear_layers(config: dict[str, Any]) -> list[tuple[int, int]]:
+    """Return (in, out) of each linear layer of one block of a Qwen2 or Llama model."""
+    hidden, inner = config["hidden_size"], config["intermediate_size"]
+    head = config.get("head_dim") or hidden // config["num_attention_heads"]
+    queries, keys = head * config["num_attention_heads"], head * config["num_key_value_heads"]
+    return [(hidden, queries), (hidden, keys), (hidden, keys), (queries, hidden), (hidden, inner), (hidden, inner), (inner, hidden)]
+
+
+def needed(config: dict[str, Any], adapter: Adapter, batch: int, checkpointing: bool, bf16: bool, liger: bool) -> dict[str, float]:
+    """Return bytes by part: weights, trained (the adapter and its optimizer), activations, logits, other."""
+    layers, hidden, vocabulary = config["num_hidden_layers"], config["hidden_size"], config["vocab_size"]
+    linear = layers * sum(a * b for a, b in linear_layers(config))
+    embedded = vocabulary * hidden * (1 if config.get("tie_word_embeddings") else 2)
+    number = 2 if bf16 else 4
+    lora = layers * sum(adapter.lora_rank * (a + b) for a, b in linear_layers(config))
+    tokens = batch * adapter.cutoff_len
+    by_layer = tokens * (PER_HIDDEN * hidden + PER_INTERMEDIATE * config["intermediate_size"]) * number / 2
+    return {
+        "weights": linear * (QUANTIZED if adapter.quantization_bit else number) + embedded * number,
+        "trained": lora * TRAINED,
+        "activations": by_layer + layers * tokens * hidden * number if checkpointing else layers * by_layer,
+        "logits": tokens * (hidden * LOGITS if liger else vocabulary * LOGITS),
+        "other": CONTEXT,
+    }
+
+
+def plan(config: dict[str, Any], adapter: Adapter, have: float, bf16: bool, liger: bool) -> Plan | None:
+    """Return the fastest cut of a step that fits into a device of `have` bytes, or None.
+
+    `batch: auto` keeps what a step learns from, dialogues or packs, whatever the device and their number. It prefers
+    no activations computed again to a large batch, and a large batch to a small one.
+    """
+    whole = adapter.per_device_train_batch_size * adapter.gradient_accumulation_steps
+    fixed = adapter.batch == "fixed"
+    whole //= 1 if fixed else adapter.gpus * adapter.nodes
+    batches = [adapter.per_device_train_batch_size] if fixed else [n for n in range(whole, 0, -1) if whole % n == 0]
+    again = [False, True] if adapter.disable_gradient_checkpointing == "auto" else [not adapter.disable_gradient_checkpointing]
+    for checkpointing in again:
+        for batch in batches:
+            if not fixed and batch > 1 and batch * adapter.cutoff_len > MOST_TOKENS:
+                continue
+            takes = sum(needed(config, adapter, batch, checkpointing, bf16, liger).values())
+            if takes <= USABLE * have:
+                return Plan(batch, whole // batch, checkpointing, takes)
+    return None
+
+
+def cure(config: dict[str, Any], adapter: Adapter, have: float, bf16: bool, liger: bool) -> str:
+    """Return which setting would fit where `adapter` does not."""
+    free = {"batch": "auto", "disable_gradient_checkpointing": "auto"}
+    tries: list[dict[str, Any]] = [free, {**free, "quantization_bit": 4}]
+    tries += [{**free, "quantization_bit": 4, "cutoff_len": n} for n in (1024, 512, 256) if n < adapter.cutoff_len]
+    for changes in tries:
+        if plan(config, adapter.model_copy(update=changes), have, bf16, liger):
+            return "with " + ", ".join(f"adapter.{name}: {value}" for name, value in changes.items() if getattr(adapter, name) != value) + " it would fit"
+    return "no setting would fit: take a smaller base"

@@ -1,0 +1,51 @@
+"""Two processes train together as two GPUs would, over gloo: the same loss as one, and a dead one ends the stage with the reason."""
+
+import json
+import re
+import shlex
+import subprocess
+import time
+
+import psutil
+import pytest
+from ruamel.yaml import YAML
+
+from tests.conftest import Project
+from tests.test_faults import running_in
+
+pytestmark = pytest.mark.soak
+SHORT = {"adapter.max_steps": 8, "adapter.max_samples": 64, "adapter.eval_steps": 4, "adapter.batch": "auto"}
+
+
+def command(project: Project) -> list[str]:
+    return shlex.split(YAML(typ="safe").load(project.folder / "dvc.yaml")["stages"]["adapter"]["cmd"])
+
+
+def test_two_processes_reach_the_loss_of_one(tmp_path):
+    project, losses, steps = Project(tmp_path / "xinglin"), [], []
+    project.dvc("repro", "split", "base")
+    for processes in (1, 2):
+        project.set(SHORT | {"adapter.gpus": processes})
+        out = project.run(*command(project)).stdout
+        steps.append(re.search(r"adapter: (\d+) × 1024 tokens at once, (\d+) times a step", out).groups())
+        losses.append(json.loads((project.folder / "plots" / "loss" / "training.json").read_text())["best_validation_loss"])
+    assert steps == [("4", "1"), ("2", "1")]
+    assert losses[1] == pytest.approx(losses[0], rel=0.01)
+
+
+def test_a_dead_worker_ends_the_stage_with_the_reason_and_leaves_no_process(tmp_path):
+    project = Project(tmp_path / "xinglin")
+    project.dvc("repro", "split", "base")
+    project.set(SHORT | {"adapter.gpus": 2, "adapter.max_steps": 400})
+    log = tmp_path / "log.txt"
+    with log.open("wb") as output:
+        stage = subprocess.Popen(command(project), cwd=project.folder, stdout=output, stderr=output)
+    while "'loss'" not in log.read_text(errors="replace"):
+        assert stage.poll() is None, log.read_text()[-2000:]
+        time.sleep(0.5)
+    workers = [p for p in psutil.Process(stage.pid).children(recursive=True) if "launcher" in " ".join(p.cmdline()) and not p.children()]
+    workers[-1].kill()
+    assert stage.wait(90) == 1
+    text = log.read_text(errors="replace")
+    assert "SIGKILL" in text and "ended with status 1: the reason stands above" in text.strip().splitlines()[-1]
+    assert running_in(project.folder) == [] and not (project.folder / "models" / "adapter").exists()
