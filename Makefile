@@ -3,38 +3,41 @@
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo repro test lint soak bench candidates sweep best judge exam report diff review remote serve serve-check app up key \
-  feedback chat webui profile leakage doctor gpu requirements
+  feedback chat webui profile leakage doctor gpu join bundle requirements
 
 UV_VERSION := 0.13.9
 NVITOP_VERSION := 1.7.2
 UV   := $(or $(shell command -v uv 2>/dev/null),.tools/bin/uv)
 VLLM ?= $(if $(shell nvidia-smi -L 2>/dev/null),gpu,cpu)# which vLLM to install: gpu or cpu
+OUT  ?= bundle
 REV  ?= HEAD
 BASE ?= origin/main
 PY   := .venv/bin/python
+FROM := $(if $(OFFLINE),--offline --no-index --find-links $(OFFLINE)/wheels)# OFFLINE=BUNDLE: no network, what `make bundle` packed
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: .venv/ready .venv-vllm/ready-$(VLLM) ## install both environments, what is missing of them
+setup: .venv/ready .venv-vllm/ready-$(VLLM) ## install both environments, what is missing of them (OFFLINE=…: from a bundle, its cache too)
+	@$(if $(OFFLINE),$(PY) -m tools.bundle unpack $(OFFLINE))
 
 .tools/bin/uv:
 	python3 -m venv .tools
-	.tools/bin/pip install --quiet uv==$(UV_VERSION)
+	.tools/bin/pip install --quiet $(if $(OFFLINE),--no-index --find-links $(OFFLINE)/wheels) uv==$(UV_VERSION)
 
 .venv/ready: requirements/pipeline.txt | $(UV)
 	$(UV) venv --quiet --allow-existing --python 3.11 .venv
-	$(UV) pip sync --quiet --python $(PY) $<
+	$(UV) pip sync --quiet $(FROM) --python $(PY) $<
 	@touch $@
 
 .venv-vllm/ready-$(VLLM): requirements/vllm-$(VLLM).txt | $(UV)
 	$(UV) venv --quiet --allow-existing --python 3.11 .venv-vllm
-	$(UV) pip sync --quiet --python .venv-vllm/bin/python $<
+	$(UV) pip sync --quiet $(FROM) --python .venv-vllm/bin/python $<
 	@rm -f .venv-vllm/ready-* && touch $@
 
 .venv-review/ready: requirements/review.txt | $(UV)
 	$(UV) venv --quiet --allow-existing --python 3.11 .venv-review
-	$(UV) pip sync --quiet --python .venv-review/bin/python $<
+	$(UV) pip sync --quiet $(FROM) --python .venv-review/bin/python $<
 	@touch $@
 
 demo: setup repro ## set up, run the whole pipeline, print base against tuned
@@ -121,6 +124,12 @@ leakage: ## FILE=…: how much of a file stands in the training part? fails if a
 
 doctor: ## versions, hardware, what is missing: paste it into a bug report
 	@$(PY) -m tools.doctor
+
+join: ## NODE_RANK=1 MASTER_ADDR=…: take part in a training that another machine leads (adapter.nodes)
+	@sh -c "$$($(PY) -c 'from ruamel.yaml import YAML; print(YAML(typ="safe").load(open("dvc.yaml"))["stages"]["adapter"]["cmd"])')"
+
+bundle: setup ## everything that a machine without a network needs, in one folder (OUT=)
+	@$(PY) -m tools.bundle pack $(OUT) --uv $(UV) --vllm $(VLLM)
 
 gpu: ## watch the GPU (nvitop)
 	@$(UV) tool run nvitop@$(NVITOP_VERSION)

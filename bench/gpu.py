@@ -139,7 +139,7 @@ def train(name: str, chosen: Adapter, folder: Path, steps: int) -> dict:
     tokens = sum(min(n, chosen.cutoff_len) for n in counts) / examples * cut.batch * cut.accumulation
     return {
         "tokens_per_second": tokens / a_step, "seconds_a_step": a_step, "batch": cut.batch, "accumulation": cut.accumulation,
-        "checkpointing": cut.checkpointing, "filled": tokens / (cut.batch * cut.accumulation * chosen.cutoff_len),
+        "checkpointing": cut.checkpointing, "filled": tokens / (cut.batch * cut.accumulation * chosen.cutoff_len) if chosen.neat_packing else None,
         "peak_gb": peak, "estimated_gb": cut.bytes / 1e9, "first_step_seconds": seen[min(seen)] - start,
     }  # fmt: skip
 

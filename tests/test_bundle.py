@@ -1,0 +1,37 @@
+"""A bundle taken in on a machine without a network: everything is there and nothing is made again."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.soak
+
+
+def test_a_bundle_is_enough_where_there_is_no_network(tmp_path):
+    if subprocess.run(["unshare", "--net", "true"], capture_output=True).returncode:
+        pytest.skip("this needs the right to make a network namespace")
+
+    def run(command, folder, **environment):
+        done = subprocess.run(["sh", "-ec", command], cwd=folder, env=os.environ | environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        assert done.returncode == 0, done.stdout[-4000:]
+        return done.stdout
+
+    def closed(command, folder):
+        path = f"{Path(sys.base_prefix) / 'bin'}:/usr/bin:/bin"  # no uv, and below no cache of it: what is not in the bundle is not there
+        return run(f"exec unshare --net sh -ec '{command}'", folder, PATH=path, UV_CACHE_DIR=str(tmp_path / "no-cache"), PIP_NO_CACHE_DIR="1")
+
+    git = "git -c user.name=test -c user.email=test@localhost"
+    run(f"git clone -q {ROOT} open", tmp_path)
+    run(f"make setup; .venv/bin/dvc repro; {git} commit -qam Made || true", tmp_path / "open")
+    run("make bundle OUT=../bundle VLLM=cpu", tmp_path / "open")
+    closed("! curl --silent --max-time 5 http://1.1.1.1", tmp_path)
+    closed("git clone -q bundle/xinglin.git closed", tmp_path)
+    closed("make setup VLLM=cpu OFFLINE=$PWD/../bundle", tmp_path / "closed")
+    assert "Running stage" not in closed(".venv/bin/dvc repro", tmp_path / "closed")
+    assert (tmp_path / "closed" / "models" / "merged" / "model.safetensors").exists()
+    closed(".venv-vllm/bin/python -c \"import vllm.entrypoints.openai.api_server\"", tmp_path / "closed")

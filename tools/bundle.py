@@ -1,0 +1,78 @@
+"""Everything that a machine without a network needs, in one folder: the repository, wheels, the base model, DVC's cache.
+
+Usage: make bundle [OUT=bundle] [VLLM=gpu]         here; the other machine has the same processor family and Python 3.11
+       git clone bundle/xinglin.git xinglin && cd xinglin && make setup OFFLINE=$PWD/../bundle      there
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from stages.common import base_folder, fail, read_json, whole
+
+DVC = f"{sys.prefix}/bin/dvc"
+PIP = "pip==26.0.1"
+BASE = Path("models/base.json")
+
+
+def call(*command: str | Path) -> None:
+    done = subprocess.run(command)
+    if done.returncode:
+        fail(f"{' '.join(map(str, command[:6]))} …: ended with status {done.returncode}: the reason stands above")
+
+
+def pack(out: Path, uv: str, vllm: str) -> None:
+    """Write the bundle; what is not committed is no part of it."""
+    if subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=True).stdout:
+        print("bundle: warning: what is not committed is not in it", file=sys.stderr)
+    out.mkdir(parents=True, exist_ok=True)
+    call("git", "bundle", "create", "--quiet", out / "xinglin.git", "HEAD", "--branches")
+    wheels = out / "wheels"
+    pip = [uv, "tool", "run", "--python", "3.11", "--from", PIP, "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(wheels)]
+    uv_version = subprocess.run([uv, "--version"], capture_output=True, text=True, check=True).stdout.split()[1]
+    for wanted in (["-r", "requirements/pipeline.txt"], ["-r", f"requirements/vllm-{vllm}.txt"], [f"uv=={uv_version}"]):
+        call(*pip, *wanted)
+    call(DVC, "remote", "add", "--quiet", "--local", "--force", "bundle", out / "cache")
+    call(DVC, "push", "--quiet", "--remote", "bundle")
+    call(DVC, "remote", "remove", "--quiet", "--local", "bundle")
+    if BASE.exists() and (folder := base_folder(read_json(BASE))).is_absolute():  # the embedded one is in the repository
+        with whole(out / "base") as part:
+            shutil.copytree(folder, part)
+    for part in sorted(out.iterdir()):
+        size = sum(file.stat().st_size for file in [part, *part.rglob("*")] if file.is_file())
+        print(f"bundle: {part} {size / 1e9:.2f} GB")
+
+
+def unpack(bundle: Path) -> None:
+    """Name the bundle's cache as the remote, take from it what this commit's dvc.lock names, and lay the base where base.json says."""
+    call(DVC, "remote", "add", "--quiet", "--local", "--force", "--default", "bundle", bundle / "cache")
+    call(DVC, "pull", "--quiet")
+    if (bundle / "base").exists():
+        folder = Path(os.path.expanduser(read_json(BASE)["path"]))
+        if not folder.exists():
+            with whole(folder) as part:
+                shutil.copytree(bundle / "base", part)
+    print("bundle: taken in; 'dvc repro' has nothing to do, 'make serve' works")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("pack", "unpack"))
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--uv", default="uv")
+    parser.add_argument("--vllm", choices=("cpu", "gpu"), default="cpu")
+    args = parser.parse_args()
+    folder = args.folder.resolve()
+    if args.what == "pack":
+        pack(folder, args.uv, args.vllm)
+    elif not (folder / "wheels").is_dir():
+        fail(f"{folder}: no bundle: 'make bundle' on a connected machine makes one", 2)
+    else:
+        unpack(folder)
+
+
+if __name__ == "__main__":
+    main()
