@@ -46,8 +46,12 @@ TRIED: dict[str, dict] = {  # changes of the profile's adapter section
     "Liger, batch 32, padded": UNPACKED,
     "ours, by 1024": {"cutoff_len": 1024, "per_device_train_batch_size": 16},
     "ours, compiled": {"torch_compile": True},
+    "ours, no autocast": {},
+    "ours, no autocast, compiled by layer": {"torch_compile": True},
     "ours": {},
 }
+NO_AUTOCAST = {"bf16": False, "pure_bf16": True}  # PEFT's adapter is float32 all the same
+BY_LAYER = {"ACCELERATE_DYNAMO_USE_REGIONAL_COMPILATION": "1"}  # without effect under autocast
 PROFILES = {"tiny": "qwen2.5-1.5b", "1.5b": "qwen2.5-1.5b", "7b": "qwen2.5-7b"}
 CLIENTS = (1, 16, 64, 256)
 
@@ -113,9 +117,10 @@ def train(name: str, chosen: Adapter, folder: Path, steps: int) -> dict:
     config = trained.training_config(template, chosen, cut, base, split, run) | {
         "eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False, "early_stopping_steps": None, "eval_dataset": None,
         "plot_loss": False, "logging_steps": 1, "metric_for_best_model": None,
-    }  # fmt: skip
+    } | (NO_AUTOCAST if "no autocast" in name else {})  # fmt: skip
     (run / "train.yaml").write_text(yaml.safe_dump(config))
     command, environment = trained.launched(chosen, run / "train.yaml")
+    environment |= BY_LAYER if "by layer" in name else {}
     log, peak, seen = run / "log.txt", 0.0, {}
     start, looked = time.perf_counter(), 0.0
     with log.open("wb") as output:
@@ -250,7 +255,7 @@ def loaded(url: str, clients: int, seconds: float) -> dict:
 
 def serve(folder: Path, seconds: float) -> dict:
     chosen = read_params(profile=ROOT / "profiles" / "qwen2.5-1.5b.yaml").serve
-    options = server.device_options(chosen.gpu_memory_utilization, 1)
+    options = server.device_options(chosen)
     template = str(ROOT / "templates" / "chat" / "qwen.jinja")
     found = {}
     with server.running(folder / "base", folder / "vllm.log", served_model_name="xinglin", chat_template=template, max_model_len=4096,
@@ -348,6 +353,7 @@ def answer_all(folder: Path) -> dict:
     print(found, flush=True)
     if gpu:
         found["ours, 1024 at once"] = answer_by_stage(folder, tuned, {"concurrency": 1024})
+        found["ours, batch-invariant"] = answer_by_stage(folder, tuned, {"batch_invariant": True})
         print(found, flush=True)
     found["vLLM offline"] = answer_offline(folder, tuned, {"max_model_len": 2048} | ({} if gpu else {"enforce_eager": True}))
     print(found, flush=True)

@@ -131,7 +131,7 @@ def parity(folder: Path, predictions: Path, params: Params, coarsest: str) -> di
         fail(f"{predictions}/logprobs.jsonl: no answers to compare, the tuned model gave empty ones only")
     rows = {row["id"]: row for row in read_jsonl(predictions / "tuned.jsonl")}
     settings = params.predictions
-    options = server.device_options(settings.gpu_memory_utilization, settings.tensor_parallel_size)
+    options = server.device_options(settings)
     limits = {"dtype": settings.dtype, "max_model_len": settings.max_model_len}
     with server.running(folder, folder.with_name(".vllm.log"), served_model_name="merged", **limits, **options) as url:
         after = logprobs(url, "merged", [rows[row["id"]] for row in before])

@@ -127,17 +127,24 @@ class Adapter(Section):
     seed: int
 
 
-class Predictions(Section):
+class Engine(Section):
+    """How vLLM holds a model."""
+
+    max_model_len: Annotated[int, Field(ge=64)]
+    dtype: Dtype
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)]
+    tensor_parallel_size: Count
+    data_parallel_size: Count
+
+
+class Predictions(Engine):
     part: Literal["test", "val"]
     max_new_tokens: Count
     max_samples: Count | None
     concurrency: Annotated[int, Field(ge=1, le=4096)]
     base_url: str | None
     repetition_penalty: Annotated[float, Field(gt=0, le=2)]
-    max_model_len: Annotated[int, Field(ge=64)]
-    dtype: Dtype
-    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)]
-    tensor_parallel_size: Count
+    batch_invariant: bool
     parity_samples: Count
 
     @model_validator(mode="after")
@@ -184,14 +191,10 @@ class Merged(Section):
     tolerance: Annotated[float, Field(gt=0)] | None
 
 
-class Serve(Section):
+class Serve(Engine):
     host: str
     port: Port
     model_name: str
-    max_model_len: Annotated[int, Field(ge=64)]
-    dtype: Dtype
-    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)]
-    tensor_parallel_size: Count
 
 
 class App(Section):

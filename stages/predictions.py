@@ -64,13 +64,13 @@ def endpoint(params: Predictions, base: Path, adapter: Path | None, chat_templat
     if params.base_url:
         yield params.base_url.rstrip("/").removesuffix("/v1")
         return
-    options = server.device_options(params.gpu_memory_utilization, params.tensor_parallel_size)
+    options = server.device_options(params)
     if adapter:
         rank = lora_rank(read_json(adapter / "adapter_config.json")["r"])
         options |= {"enable_lora": "", "lora_modules": f"tuned={adapter}", "max_lora_rank": rank}
         options["tokenizer"] = str(adapter)  # the training's own: its end-of-turn token is where answers stop
     with server.running(
-        base, log,
+        base, log, params.batch_invariant,
         served_model_name="base",
         chat_template=str(chat_template),
         dtype=params.dtype, max_model_len=params.max_model_len, max_num_seqs=params.concurrency,
@@ -229,7 +229,7 @@ def main() -> None:
     need_memory(record, SERVING_BYTES, "predictions")
     part = paths.split / f"{predictions.part}.jsonl"
     asked = samples(part, predictions.max_samples)
-    what_counts = predictions.model_dump(exclude={"concurrency", "gpu_memory_utilization", "parity_samples"})
+    what_counts = predictions.model_dump(exclude={"concurrency", "data_parallel_size", "gpu_memory_utilization", "parity_samples"})
     key = fingerprint(what_counts, record["files"], paths.adapter, part, chat_template)
     work = work_folder("predictions", key)
     before = sum(len(answered(work / f"{model}.jsonl")) for model in MODELS)

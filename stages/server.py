@@ -17,6 +17,7 @@ import aiohttp
 import httpx
 
 from stages.common import die_with_parent, fail, need_space
+from stages.params import Engine
 
 START_SECONDS = 1800  # a 7B model from a slow disk, kernels compiled for the first time
 STOP_SECONDS = 20
@@ -41,13 +42,17 @@ def command(model: Path | str, **options: str | int | float | None) -> list[str]
     return line
 
 
-def environment() -> dict[str, str]:
-    """Return the variables that vLLM runs with: no usage reports, and two small defaults for machines without a GPU."""
+def environment(batch_invariant: bool = False) -> dict[str, str]:
+    """Return the variables that vLLM runs with: no usage reports, and two small defaults for machines without a GPU.
+
+    `batch_invariant`: a GPU's answers do not depend on what else is in the batch.
+    """
     return {
         "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # every core, also where a container hides the NUMA nodes
         **os.environ,
         "VLLM_NO_USAGE_STATS": "1",
+        **({"VLLM_BATCH_INVARIANT": "1"} if batch_invariant else {}),
         "HF_HUB_OFFLINE": "1",  # models are local paths
     }
 
@@ -57,10 +62,10 @@ def on_gpu() -> bool:
     return any(vllm_python().parent.parent.glob("lib/python*/site-packages/vllm-*.dist-info"))
 
 
-def device_options(gpu_memory_utilization: float, tensor_parallel_size: int) -> dict[str, str | float | int]:
+def device_options(engine: Engine) -> dict[str, str | float | int]:
     """Return the options that depend on the device: on a CPU, compiling costs more than a small model gives back."""
     if on_gpu():
-        return {"gpu_memory_utilization": gpu_memory_utilization, "tensor_parallel_size": tensor_parallel_size}
+        return engine.model_dump(include={"gpu_memory_utilization", "tensor_parallel_size", "data_parallel_size"})
     return {"enforce_eager": ""}
 
 
@@ -77,7 +82,7 @@ def socket_folder() -> str:
 
 
 @contextmanager
-def running(model: Path | str, log: Path, **options: str | int | float | None) -> Iterator[str]:
+def running(model: Path | str, log: Path, batch_invariant: bool = False, /, **options: str | int | float | None) -> Iterator[str]:
     """Yield the base URL (`http://127.0.0.1:PORT`) of a vLLM server that is up; its output goes to `log`.
 
     A server that fails to start, or dies in the block, ends the program with the end of its log.
@@ -88,7 +93,7 @@ def running(model: Path | str, log: Path, **options: str | int | float | None) -
         sockets = socket_folder()
         with log.open("wb") as output:
             process = subprocess.Popen(
-                command(model, host="127.0.0.1", port=port, **options), env=environment() | {"TMPDIR": sockets},
+                command(model, host="127.0.0.1", port=port, **options), env=environment(batch_invariant) | {"TMPDIR": sockets},
                 stdout=output, stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=die_with_parent,
             )  # fmt: skip
         wait_until_up(process, port, log)

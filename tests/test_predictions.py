@@ -147,19 +147,21 @@ def test_every_knob_of_the_server_reaches_its_command_line(tmp_path, monkeypatch
     seen = {}
 
     @contextmanager
-    def running(model, log, **options):
-        seen.update(options)
+    def running(model, log, batch_invariant, **options):
+        seen.update(options, batch_invariant=batch_invariant)
         yield "http://127.0.0.1:1"
 
     (tmp_path / "adapter_config.json").write_text('{"r": 12}')
     monkeypatch.setattr(server, "running", running)
     monkeypatch.setattr(server, "on_gpu", lambda: True)
-    knobs = {"max_model_len": 333, "dtype": "float32", "gpu_memory_utilization": 0.4, "tensor_parallel_size": 3, "concurrency": 5}
+    knobs = {"max_model_len": 333, "dtype": "float32", "gpu_memory_utilization": 0.4, "tensor_parallel_size": 3, "concurrency": 5, "data_parallel_size": 2, "batch_invariant": True}
     chosen = params_with({f"predictions.{k}": v for k, v in knobs.items()} | {"predictions.max_new_tokens": 9}).predictions
     with predictions.endpoint(chosen, ROOT, tmp_path, tmp_path / "qwen.jinja", tmp_path / "log"):
         pass
-    expected = {"max_model_len": 333, "dtype": "float32", "gpu_memory_utilization": 0.4, "tensor_parallel_size": 3, "max_num_seqs": 5}
+    expected = {"max_model_len": 333, "dtype": "float32", "gpu_memory_utilization": 0.4, "tensor_parallel_size": 3, "max_num_seqs": 5, "data_parallel_size": 2}
     assert {k: seen[k] for k in expected} == expected
+    assert seen["batch_invariant"] is True and server.environment(True)["VLLM_BATCH_INVARIANT"] == "1"
+    assert "VLLM_BATCH_INVARIANT" not in server.environment()
     assert seen["max_lora_rank"] == 16 and seen["chat_template"].endswith("qwen.jinja")
 
 

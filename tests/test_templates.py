@@ -7,7 +7,7 @@ import pytest
 
 from stages import server
 from stages.cleaning import neutralise
-from tests.conftest import ROOT
+from tests.conftest import ROOT, params_with
 
 TEMPLATES = ("qwen", "qwen3_nothink", "deepseekr1")
 TEXTS = [
@@ -36,7 +36,7 @@ def test_every_template_begins_with_the_one_rule_that_neutralises(name):
 def vllm(tmp_path_factory):
     log = tmp_path_factory.mktemp("vllm") / "log"
     options = {"max_model_len": 1024, "served_model_name": "base", "trust_request_chat_template": ""}
-    with server.running(ROOT / "models" / "tiny", log, **options, **server.device_options(0.3, 1)) as url:
+    with server.running(ROOT / "models" / "tiny", log, **options, **server.device_options(params_with().predictions)) as url:
         yield url
 
 

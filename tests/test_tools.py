@@ -80,7 +80,7 @@ def test_every_knob_of_serving_reaches_vllm(workplace, monkeypatch):
     seen = []
     monkeypatch.setattr("os.execve", lambda program, line, environment: seen.extend(line))
     monkeypatch.setattr("stages.server.on_gpu", lambda: True)
-    knobs = {"port": 0, "model_name": "mine", "max_model_len": 321, "dtype": "float16", "gpu_memory_utilization": 0.3, "tensor_parallel_size": 2}
+    knobs = {"port": 0, "model_name": "mine", "max_model_len": 321, "dtype": "float16", "gpu_memory_utilization": 0.3, "tensor_parallel_size": 2, "data_parallel_size": 3}
     merged_model(workplace({f"serve.{k}": v for k, v in knobs.items()}))
     serve.main()
     options = dict(zip(seen[3::2], seen[4::2], strict=True))

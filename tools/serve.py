@@ -38,7 +38,7 @@ def is_loopback(host: str) -> bool:
 def main() -> None:
     serve = read_params().serve
     check(serve)
-    options = server.device_options(serve.gpu_memory_utilization, serve.tensor_parallel_size)
+    options = server.device_options(serve)
     line = server.command(
         MODEL,
         host=serve.host, port=serve.port, served_model_name=serve.model_name,
