@@ -133,9 +133,10 @@ def parity(folder: Path, predictions: Path, params: Params, coarsest: str) -> di
     settings = params.predictions
     options = server.device_options(settings)
     limits = {"dtype": settings.dtype, "max_model_len": settings.max_model_len}
-    with server.running(folder, folder.with_name(".vllm.log"), served_model_name="merged", **limits, **options) as url:
+    log = folder.with_name(".vllm.log")
+    with server.running(folder, log, settings.batch_invariant, served_model_name="merged", **limits, **options) as url:
         after = logprobs(url, "merged", [rows[row["id"]] for row in before])
-    remove(folder.with_name(".vllm.log"))
+    remove(log)
     moved = differences(before, after)
     tolerance = params.merged.tolerance or TOLERANCE[coarsest]
     found = {"answers": len(before), "tokens": moved.size, "mean": float(moved.mean()), "max": float(moved.max())}
