@@ -81,6 +81,14 @@ def test_the_table_says_which_run_is_best_and_whether_the_others_are_behind_or_w
     assert "adapter.lora_rank=8" in lines[1] and "adapter.seed" not in lines[1] and "cut short" in lines[1] and "4,567" in lines[1]
 
 
+def test_the_interval_hangs_on_the_answers_alone_not_on_the_order_of_a_set(workplace, monkeypatch):
+    workplace()
+    seen = []
+    monkeypatch.setattr(sweep, "interval", lambda found, metrics: (seen.append(found), [{"low": 0.0, "high": 1.0}])[1])
+    sweep.behind(experiment("a", [float(n) for n in range(50)]), experiment("b", [0.0] * 50), "rouge-l")
+    assert seen[0][:, 0].tolist() == list(range(50))
+
+
 def test_runs_scored_on_the_test_part_do_not_choose(monkeypatch):
     one = experiment("sweep-test", [1.0])
     monkeypatch.setattr(sweep, "find", lambda prefix: [one._replace(metrics=one.metrics | {"part": "test"})])

@@ -128,7 +128,7 @@ def behind(best: Experiment, one: Experiment, metric: str) -> str:
     """Return the mean of best minus one over the same answers, with its interval; "noise" where that holds 0."""
     if one is best:
         return ""
-    differences = np.array([[best.answers[key][metric] - one.answers[key][metric]] for key in best.answers.keys() & one.answers.keys()])
+    differences = np.array([[best.answers[key][metric] - one.answers[key][metric]] for key in best.answers if key in one.answers])
     if not len(differences):
         return "other answers"
     span = interval(differences, read_params().metrics)[0]
