@@ -33,8 +33,13 @@ def pack(out: Path, uv: str, vllm: str) -> None:
     wheels = out / "wheels"
     pip = [uv, "tool", "run", "--python", "3.11", "--from", PIP, "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(wheels)]
     uv_version = subprocess.run([uv, "--version"], capture_output=True, text=True, check=True).stdout.split()[1]
-    for wanted in (["-r", "requirements/pipeline.txt"], ["-r", f"requirements/vllm-{vllm}.txt"], [f"uv=={uv_version}"]):
-        call(*pip, *wanted)
+    for wanted in ("pipeline", f"vllm-{vllm}"):
+        lines = Path(f"requirements/{wanted}.txt").read_text(encoding="utf-8").splitlines()
+        exact = out / f"{wanted}.txt"  # === takes no local build such as torch 2.13.0+cpu, which pip would prefer where an index has it
+        exact.write_text("\n".join(line.replace("==", "===", 1) for line in lines), encoding="utf-8")
+        call(*pip, "-r", exact)
+        exact.unlink()
+    call(*pip, f"uv=={uv_version}")
     call(DVC, "remote", "add", "--quiet", "--local", "--force", "bundle", out / "cache")
     call(DVC, "push", "--quiet", "--remote", "bundle")
     call(DVC, "remote", "remove", "--quiet", "--local", "bundle")
