@@ -37,7 +37,7 @@ setup: .venv/ready .venv-vllm/ready-$(VLLM) ## install both environments, what i
 
 .venv-review/ready: requirements/review.txt | $(UV)
 	$(UV) venv --quiet --allow-existing --python 3.11 .venv-review
-	$(UV) pip sync --quiet $(FROM) --python .venv-review/bin/python $<
+	$(UV) pip sync --quiet --python .venv-review/bin/python $<
 	@touch $@
 
 demo: setup repro ## set up, run the whole pipeline, print base against tuned
@@ -129,7 +129,7 @@ join: ## NODE_RANK=1 MASTER_ADDR=…: take part in a training that another machi
 	@sh -c "$$($(PY) -c 'from ruamel.yaml import YAML; print(YAML(typ="safe").load(open("dvc.yaml"))["stages"]["adapter"]["cmd"])')"
 
 bundle: setup ## everything that a machine without a network needs, in one folder (OUT=)
-	@$(PY) -m tools.bundle pack $(OUT) --uv $(UV) --vllm $(VLLM)
+	@$(PY) -m tools.bundle pack $(OUT) --uv $(UV) --uv-version $(UV_VERSION) --vllm $(VLLM)
 
 gpu: ## watch the GPU (nvitop)
 	@$(UV) tool run nvitop@$(NVITOP_VERSION)

@@ -30,7 +30,7 @@ from stages.common import (
     write_json,
 )
 from stages.convergence import verdict
-from stages.memory import Plan, cure, needed, plan
+from stages.memory import USABLE, Plan, cure, cuts, plan
 from stages.params import Adapter, read_params
 
 LOADERS = 4  # processes that prepare batches beside a GPU
@@ -69,6 +69,12 @@ def on_gpu() -> bool:
     return torch.cuda.is_available()
 
 
+def gpus_here() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
 def in_bf16(adapter: Adapter) -> bool:
     """Say whether to train in bf16: as told, or where the GPU, or the processor if there is none, multiplies in it itself."""
     import torch
@@ -92,13 +98,14 @@ def cut_step(record: dict, base: Path, adapter: Adapter) -> Plan:
     if adapter.batch == "auto" and whole % devices:
         fail(f"adapter.gpus: a step of {whole} (per_device_train_batch_size × gradient_accumulation_steps) cannot be shared out to {devices}", 2)
     have, where = memory(adapter.gpus)
-    config, bf16, liger = read_json(base / "config.json"), in_bf16(adapter), with_liger(adapter)
-    found = plan(config, adapter, have, bf16, liger)
+    known = read_json(base / "config.json"), adapter
+    precision = in_bf16(adapter), with_liger(adapter)
+    found = plan(*known, have, *precision)
     if not found:
-        least = needed(config, adapter, 1 if adapter.batch == "auto" else adapter.per_device_train_batch_size, True, bf16, liger)
-        parts = ", ".join(f"{name} {size / 1e9:.1f}" for name, size in least.items())
-        fail(f"adapter: {record['model']} needs {sum(least.values()) / 1e9:.1f} GB at the least ({parts}), {where} has {have / 1e9:.1f}: "
-             f"{cure(config, adapter, have, bf16, liger)}")  # fmt: skip
+        least = min(cuts(*known, *precision), key=lambda cut: cut.bytes)
+        parts = ", ".join(f"{name} {size / 1e9:.1f}" for name, size in least.parts.items())
+        fail(f"adapter: {record['model']} needs {least.bytes / 1e9:.1f} GB at the least ({parts}), {where} has {have / 1e9:.1f}, "
+             f"of which {USABLE:.0%} can be used: {cure(*known, have, *precision)}")  # fmt: skip
     again = "activations computed again" if found.checkpointing else "activations kept"
     print(f"adapter: {found.batch} × {adapter.cutoff_len} tokens at once, {found.accumulation} times a step, {again}: "
           f"{found.bytes / 1e9:.1f} GB of {have / 1e9:.1f} in {where}", flush=True)  # fmt: skip
@@ -129,7 +136,9 @@ def launched(adapter: Adapter, file: Path) -> tuple[list[str], dict[str, str]]:
     environment = {}
     if on_gpu():
         seen = os.environ.get("CUDA_VISIBLE_DEVICES")
-        devices = seen.split(",") if seen else [str(n) for n in range(adapter.gpus)]
+        devices = seen.split(",") if seen else [str(n) for n in range(gpus_here())]
+        if len(devices) < adapter.gpus:
+            fail(f"adapter.gpus: {adapter.gpus} are asked for, {len(devices)} are here", 2)
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(devices[: adapter.gpus])  # LLaMA-Factory takes all that it sees
     if adapter.gpus * adapter.nodes == 1:
         return [f"{sys.prefix}/bin/llamafactory-cli", "train", str(file)], environment

@@ -211,7 +211,8 @@ def main() -> None:
     asked = questions(Template(paths.template.read_text(encoding="utf-8")), chosen)
     files = [paths.predictions / f"{model}.jsonl" for model in ORDERS]
     work = work_folder("judgements", fingerprint(judge.base_url, judge.model, paths.template, *files)) / "replies.jsonl"
-    collect(lambda: api(judge), asked, lambda client, row: verdict(client, judge.model or "", row), work, judge.concurrency, "judgements")
+    client = api(judge)
+    collect(lambda: client, asked, lambda client, row: verdict(client, judge.model or "", row), work, judge.concurrency, "judgements")
     replies = answered(work)
     rows = [
         {"id": base["id"]} | {f"{first}_first": replies[f"{base['id']}/{first}"]["verdict"] for first in ORDERS}

@@ -22,7 +22,11 @@ class Plan(NamedTuple):
     batch: int
     accumulation: int
     checkpointing: bool
-    bytes: float
+    parts: dict[str, float]  # bytes
+
+    @property
+    def bytes(self) -> float:
+        return sum(self.parts.values())
 
 
 def linear_layers(config: dict[str, Any]) -> list[tuple[int, int]]:
@@ -51,25 +55,23 @@ def needed(config: dict[str, Any], adapter: Adapter, batch: int, checkpointing: 
     }
 
 
-def plan(config: dict[str, Any], adapter: Adapter, have: float, bf16: bool, liger: bool) -> Plan | None:
-    """Return the fastest cut of a step that fits into a device of `have` bytes, or None.
+def cuts(config: dict[str, Any], adapter: Adapter, bf16: bool, liger: bool) -> list[Plan]:
+    """Return the ways to cut a step, the fastest first: activations kept before a large batch, a large batch before a small one.
 
-    `batch: auto` keeps what a step learns from, dialogues or packs, whatever the device and their number. It prefers
-    no activations computed again to a large batch, and a large batch to a small one.
+    `batch: auto` keeps what a step learns from, dialogues or packs, whatever the device and their number.
     """
     whole = adapter.per_device_train_batch_size * adapter.gradient_accumulation_steps
-    fixed = adapter.batch == "fixed"
-    whole //= 1 if fixed else adapter.gpus * adapter.nodes
-    batches = [adapter.per_device_train_batch_size] if fixed else [n for n in range(whole, 0, -1) if whole % n == 0]
+    batches = [adapter.per_device_train_batch_size]
+    if adapter.batch == "auto":
+        whole //= adapter.gpus * adapter.nodes
+        batches = [n for n in range(whole, 0, -1) if whole % n == 0 and (n == 1 or n * adapter.cutoff_len <= MOST_TOKENS)]
     again = [False, True] if adapter.disable_gradient_checkpointing == "auto" else [not adapter.disable_gradient_checkpointing]
-    for checkpointing in again:
-        for batch in batches:
-            if not fixed and batch > 1 and batch * adapter.cutoff_len > MOST_TOKENS:
-                continue
-            takes = sum(needed(config, adapter, batch, checkpointing, bf16, liger).values())
-            if takes <= USABLE * have:
-                return Plan(batch, whole // batch, checkpointing, takes)
-    return None
+    return [Plan(n, whole // n, recomputed, needed(config, adapter, n, recomputed, bf16, liger)) for recomputed in again for n in batches]
+
+
+def plan(config: dict[str, Any], adapter: Adapter, have: float, bf16: bool, liger: bool) -> Plan | None:
+    """Return the fastest cut of a step that fits into a device of `have` bytes, or None."""
+    return next((cut for cut in cuts(config, adapter, bf16, liger) if cut.bytes <= USABLE * have), None)
 
 
 def cure(config: dict[str, Any], adapter: Adapter, have: float, bf16: bool, liger: bool) -> str:

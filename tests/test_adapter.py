@@ -10,7 +10,7 @@ from tests.conftest import ROOT, params_with
 from tests.test_memory import SHAPES
 
 TEMPLATE = yaml.safe_load((ROOT / "templates" / "train.yaml").read_text(encoding="utf-8"))
-CUT = Plan(3, 6, True, 1e9)
+CUT = Plan(3, 6, True, {"weights": 1e9})
 KNOBS = {
     "template": "deepseekr1", "lora_rank": 5, "lora_alpha": 11, "lora_dropout": 0.3, "lora_target": "q_proj", "learning_rate": 0.5,
     "num_train_epochs": 9.0, "max_steps": 7, "per_device_train_batch_size": 3, "gradient_accumulation_steps": 6, "cutoff_len": 99,
@@ -32,6 +32,14 @@ def test_every_knob_reaches_llamafactory(tmp_path, monkeypatch):
     found = config(tmp_path, KNOBS)
     assert {name: found[name] for name in KNOBS} == KNOBS
     assert found["save_steps"] == found["eval_steps"] == 0.5
+    assert found["include_num_input_tokens_seen"] == "all"
+
+
+def test_what_only_a_gpu_can_is_left_out_without_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(adapter, "on_gpu", lambda: False)
+    found = config(tmp_path, {"enable_liger_kernel": True, "gpus": 2})
+    assert found["enable_liger_kernel"] is False and found["use_cpu"] is True and found["ddp_backend"] == "gloo"
+    assert config(tmp_path, {})["ddp_backend"] is None and found["include_num_input_tokens_seen"] == "non_padding"
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -83,12 +91,16 @@ def test_one_device_is_llamafactory_alone_several_go_through_torchrun(tmp_path, 
     assert [line[line.index(f"--{name}") + 1] for name in ("nnodes", "nproc-per-node", "node-rank", "master-addr")] == ["2", "4", "1", "10.0.0.1"]
 
 
-def test_llamafactory_sees_as_many_gpus_as_asked_for(tmp_path, monkeypatch):
+def test_llamafactory_sees_as_many_gpus_as_asked_for(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(adapter, "on_gpu", lambda: True)
+    monkeypatch.setattr(adapter, "gpus_here", lambda: 4)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert launched(tmp_path)[1]["CUDA_VISIBLE_DEVICES"] == "0"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,7")
     assert launched(tmp_path, gpus=2)[1]["CUDA_VISIBLE_DEVICES"] == "3,5"
+    with pytest.raises(SystemExit):
+        launched(tmp_path, gpus=4)
+    assert "adapter.gpus: 4 are asked for, 3 are here" in capsys.readouterr().err
 
 
 def test_too_little_memory_is_said_before_training_with_what_would_fit(workplace, stage, monkeypatch):
@@ -98,7 +110,7 @@ def test_too_little_memory_is_said_before_training_with_what_would_fit(workplace
     (folder / "base.json").write_text(json.dumps({"model": "Qwen2.5-7B", "path": str(folder / "base"), "files": {}}))
     monkeypatch.setattr(adapter, "memory", lambda gpus: (16e9, "the GPU"))
     done = stage("adapter", base="base.json", split="s", template="t", templates="t", out="o", plots="p")
-    assert done.status == 1 and "error: adapter: Qwen2.5-7B needs" in done.error and "the GPU has 16.0" in done.error
+    assert done.status == 1 and "error: adapter: Qwen2.5-7B needs" in done.error and "the GPU has 16.0, of which 92% can be used" in done.error
     assert "adapter.quantization_bit: 4" in done.error and done.error.strip().endswith("it would fit")
 
 

@@ -9,6 +9,7 @@ import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import aiohttp
 import psutil
@@ -78,6 +79,13 @@ def test_a_refusal_is_one_line_and_a_server_that_is_gone_is_seen_as_such(tmp_pat
     ]
     with pytest.raises(aiohttp.ClientConnectionError):  # not wrapped in a group: server.running tells a death by it
         answer_all(url, tmp_path / "b")
+
+
+def test_as_many_requests_are_open_at_once_as_asked_for(tmp_path):
+    together = threading.Barrier(len(ASKED), timeout=10)  # nobody is answered before all have asked
+    with openai_server(lambda body: (together.wait(), (200, REPLY))[1]) as url:
+        answer_all(url, tmp_path / "a", {"predictions.concurrency": len(ASKED)})
+    assert len(predictions.answered(tmp_path / "a")) == len(ASKED)
 
 
 def test_every_knob_of_an_answer_reaches_the_server(tmp_path):
@@ -163,6 +171,20 @@ def test_every_knob_of_the_server_reaches_its_command_line(tmp_path, monkeypatch
     assert seen["batch_invariant"] is True and server.environment(True)["VLLM_BATCH_INVARIANT"] == "1"
     assert "VLLM_BATCH_INVARIANT" not in server.environment()
     assert seen["max_lora_rank"] == 16 and seen["chat_template"].endswith("qwen.jinja")
+
+
+def test_a_server_that_cannot_be_reached_is_named_in_one_line(tmp_path, capsys):
+    chosen = params_with({"predictions.base_url": "http://127.0.0.1:9/v1"}).predictions
+    with pytest.raises(SystemExit), predictions.endpoint(chosen, ROOT, tmp_path, tmp_path, tmp_path) as url:
+        predictions.answer_all(url, "tuned", ASKED, tmp_path / "a", chosen)
+    assert "error: predictions.base_url: http://127.0.0.1:9/v1: Cannot connect to host" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_said_before_vllm_starts(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("stages.common.shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(SystemExit), server.running(ROOT / "models" / "tiny", tmp_path / "vllm.log"):
+        raise AssertionError("it started")
+    assert "vLLM's log needs 0.1 GB of disk, 0.0 GB are free" in capsys.readouterr().err
 
 
 def test_base_url_is_used_as_it_is(tmp_path):

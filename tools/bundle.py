@@ -24,7 +24,7 @@ def call(*command: str | Path) -> None:
         fail(f"{' '.join(map(str, command[:6]))} …: ended with status {done.returncode}: the reason stands above")
 
 
-def pack(out: Path, uv: str, vllm: str) -> None:
+def pack(out: Path, uv: str, uv_version: str, vllm: str) -> None:
     """Write the bundle; what is not committed is no part of it."""
     if subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=True).stdout:
         print("bundle: warning: what is not committed is not in it", file=sys.stderr)
@@ -32,7 +32,6 @@ def pack(out: Path, uv: str, vllm: str) -> None:
     call("git", "bundle", "create", "--quiet", out / "xinglin.git", "HEAD", "--branches")
     wheels = out / "wheels"
     pip = [uv, "tool", "run", "--python", "3.11", "--from", PIP, "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(wheels)]
-    uv_version = subprocess.run([uv, "--version"], capture_output=True, text=True, check=True).stdout.split()[1]
     for wanted in ("pipeline", f"vllm-{vllm}"):
         lines = Path(f"requirements/{wanted}.txt").read_text(encoding="utf-8").splitlines()
         exact = out / f"{wanted}.txt"  # === takes no local build such as torch 2.13.0+cpu, which pip would prefer where an index has it
@@ -43,7 +42,7 @@ def pack(out: Path, uv: str, vllm: str) -> None:
     call(DVC, "remote", "add", "--quiet", "--local", "--force", "bundle", out / "cache")
     call(DVC, "push", "--quiet", "--remote", "bundle")
     call(DVC, "remote", "remove", "--quiet", "--local", "bundle")
-    if BASE.exists() and (folder := base_folder(read_json(BASE))).is_absolute():  # the embedded one is in the repository
+    if BASE.exists() and not (folder := base_folder(read_json(BASE)).resolve()).is_relative_to(Path.cwd()):  # the embedded one is in the repository
         with whole(out / "base") as part:
             shutil.copytree(folder, part)
     for part in sorted(out.iterdir()):
@@ -67,12 +66,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("pack", "unpack"))
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--uv", default="uv")
+    parser.add_argument("--uv", default="uv", help="the program that runs pip")
+    parser.add_argument("--uv-version", help="the version that the other machine's Makefile installs")
     parser.add_argument("--vllm", choices=("cpu", "gpu"), default="cpu")
     args = parser.parse_args()
     folder = args.folder.resolve()
     if args.what == "pack":
-        pack(folder, args.uv, args.vllm)
+        pack(folder, args.uv, args.uv_version, args.vllm)
     elif not (folder / "wheels").is_dir():
         fail(f"{folder}: no bundle: 'make bundle' on a connected machine makes one", 2)
     else:

@@ -1,4 +1,4 @@
-"""Two processes train together as two GPUs would, over gloo: the same loss as one, and a dead one ends the stage with the reason."""
+"""Real trainings that `make test` has no time for: two processes as two GPUs would, packs, a base in 4 bit."""
 
 import json
 import re
@@ -49,3 +49,13 @@ def test_a_dead_worker_ends_the_stage_with_the_reason_and_leaves_no_process(tmp_
     text = log.read_text(errors="replace")
     assert "SIGKILL" in text and "ended with status 1: the reason stands above" in text.strip().splitlines()[-1]
     assert running_in(project.folder) == [] and not (project.folder / "models" / "adapter").exists()
+
+
+@pytest.mark.parametrize("changes", [{"adapter.neat_packing": True, "adapter.batch": "fixed"}, {"adapter.quantization_bit": 4}])
+def test_packs_and_a_base_in_4_bit_are_learnt_from(tmp_path, changes):
+    project = Project(tmp_path / "xinglin")
+    project.dvc("repro", "split", "base")
+    project.set(SHORT | changes)
+    project.run(*command(project))
+    losses = [float(line.split(",")[2]) for line in (project.folder / "plots" / "loss" / "validation.csv").read_text().splitlines()[1:]]
+    assert losses[-1] < losses[0] < 6 and (project.folder / "models" / "adapter" / "adapter_model.safetensors").exists()

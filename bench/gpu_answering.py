@@ -1,0 +1,81 @@
+"""bench.gpu's answering: the predictions stage, vLLM without a server, and LLaMA-Factory's own predict, the adapter applied in each."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import yaml
+
+from stages import adapter as trained
+from stages import predictions as answers
+from stages import server
+from stages.params import Predictions
+
+CLI = f"{sys.prefix}/bin/llamafactory-cli"
+OFFLINE = Path(__file__).with_name("offline.py")
+TEMPLATE = Path(__file__).parent.parent / "templates" / "chat" / "qwen.jinja"
+
+
+def predict_by_llamafactory(folder: Path, tuned: Path, samples: int) -> dict:
+    """Return the rates of LLaMA-Factory's own predict, batches of 8 and 256 new tokens."""
+    run = folder / "runs" / "predict"
+    run.mkdir(parents=True, exist_ok=True)
+    config = {
+        "model_name_or_path": str(folder / "base"), "adapter_name_or_path": str(tuned), "stage": "sft", "do_predict": True,
+        "predict_with_generate": True, "finetuning_type": "lora", "eval_dataset": "test", "max_samples": samples, "do_sample": False,
+        "dataset_dir": str(folder / "split"), "template": "qwen", "cutoff_len": 1024, "output_dir": str(run), "max_new_tokens": 256,
+        "per_device_eval_batch_size": 8, "bf16": trained.on_gpu(), "use_cpu": not trained.on_gpu(), "report_to": "none",
+    }  # fmt: skip
+    (run / "predict.yaml").write_text(yaml.safe_dump(config))
+    with (run / "log.txt").open("wb") as output:
+        subprocess.run([CLI, "train", str(run / "predict.yaml")], stdout=output, stderr=output, check=True)
+    found = json.loads((run / "predict_results.json").read_text())
+    return {"answers_per_second": found["predict_samples_per_second"]}
+
+
+def answer_offline(folder: Path, tuned: Path, options: dict) -> dict:
+    """Return the rates of vLLM without a server, the adapter applied: its defaults but for `options`."""
+    line = [str(server.vllm_python()), str(OFFLINE), str(folder / "base"), str(tuned), str(TEMPLATE), str(folder / "asked.jsonl"), json.dumps(options)]
+    done = subprocess.run(line, capture_output=True, text=True, env=server.environment())
+    if done.returncode:
+        print(f"offline: failed\n{done.stderr[-1500:]}", flush=True)
+        return {"failed": True}
+    return json.loads(done.stdout.split("RESULT ")[1].splitlines()[0])
+
+
+def answer_by_stage(profile: Predictions, folder: Path, tuned: Path, changes: dict) -> dict:
+    """Return the rates of the predictions stage's own server and client, the adapter applied."""
+    chosen = profile.model_copy(update={"max_new_tokens": 256, "max_model_len": 2048, **changes})
+    asked = [json.loads(line) for line in (folder / "asked.jsonl").open(encoding="utf-8")]
+    begin = time.perf_counter()
+    with answers.endpoint(chosen, folder / "base", tuned, TEMPLATE, folder / "vllm.log") as url:
+        up = time.perf_counter() - begin
+        answers.answer_all(url, "tuned", asked[:64], folder / "warm.jsonl", chosen)
+        start = time.perf_counter()
+        answers.answer_all(url, "tuned", asked, folder / "tuned.jsonl", chosen)
+        seconds = time.perf_counter() - start
+    rows = answers.answered(folder / "tuned.jsonl").values()
+    for file in ("warm.jsonl", "tuned.jsonl"):
+        (folder / file).unlink()
+    return {
+        "answers_per_second": len(rows) / seconds, "tokens_per_second": sum(row["completion_tokens"] for row in rows) / seconds,
+        "start_seconds": up,
+    }  # fmt: skip
+
+
+def answer_all(profile: Predictions, folder: Path) -> dict[str, dict]:
+    """Return the rates of each way, with the first adapter that the training left."""
+    tuned = next(file.parent for file in sorted((folder / "runs").glob("*/adapter_model.safetensors")))
+    gpu = trained.on_gpu()
+    found = {"ours": answer_by_stage(profile, folder, tuned, {} if gpu else {"concurrency": 16})}
+    print(found, flush=True)
+    if gpu:
+        found["ours, 1024 at once"] = answer_by_stage(profile, folder, tuned, {"concurrency": 1024})
+        found["ours, batch-invariant"] = answer_by_stage(profile, folder, tuned, {"batch_invariant": True})
+        print(found, flush=True)
+    found["vLLM offline"] = answer_offline(folder, tuned, {"max_model_len": 2048} | ({} if gpu else {"enforce_eager": True}))
+    print(found, flush=True)
+    found["LLaMA-Factory's predict"] = predict_by_llamafactory(folder, tuned, 32 if gpu else 8)
+    return found

@@ -1,0 +1,70 @@
+"""bench.gpu's serving: streams at once on vLLM as `make serve` starts it, and on LLaMA-Factory's own API."""
+
+import asyncio
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import yaml
+
+from bench.app import EVENTS, load
+from stages import server
+from stages.params import Serve
+
+CLI = f"{sys.prefix}/bin/llamafactory-cli"
+TEMPLATE = Path(__file__).parent.parent / "templates" / "chat" / "qwen.jinja"
+CLIENTS = (1, 16, 64, 256)
+
+
+@contextmanager
+def api_of_llamafactory(folder: Path) -> Iterator[str]:
+    """Yield the URL of LLaMA-Factory's own API server, its Hugging Face engine."""
+    port, run = server.free_port(), folder / "runs" / "api"
+    run.mkdir(parents=True, exist_ok=True)
+    config = {"model_name_or_path": str(folder / "base"), "template": "qwen", "do_sample": False, "infer_backend": "huggingface"}
+    (run / "api.yaml").write_text(yaml.safe_dump(config))
+    with (run / "log.txt").open("wb") as output:
+        process = subprocess.Popen(
+            [CLI, "api", str(run / "api.yaml")], env=os.environ | {"API_PORT": str(port), "API_HOST": "127.0.0.1", "API_MODEL_NAME": "xinglin"},
+            stdout=output, stderr=output, start_new_session=True,
+        )  # fmt: skip
+    try:
+        for _ in range(300):
+            try:
+                httpx.get(f"http://127.0.0.1:{port}/v1/models", timeout=5)
+                break
+            except httpx.TransportError:
+                time.sleep(1)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def loaded(url: str, clients: int, seconds: float) -> dict:
+    """Return what `clients` streams at once see: median seconds to the first text, tokens a second of all and of one."""
+    results = [r for r in asyncio.run(load(url, clients, seconds, False)) if r[2]]
+    first, whole = (statistics.median(r[i] for r in results) for i in (0, 1))
+    return {"first_text_seconds": first, "tokens_per_second": clients * EVENTS / whole, "streams": len(results)}
+
+
+def serve(profile: Serve, folder: Path, seconds: float) -> dict[str, dict]:
+    """Return what each number of clients sees, on ours and on the peer."""
+    options = server.device_options(profile)
+    found = {}
+    with server.running(folder / "base", folder / "vllm.log", served_model_name="xinglin", chat_template=str(TEMPLATE), max_model_len=profile.max_model_len,
+                        generation_config="vllm", **options) as url:  # fmt: skip
+        loaded(url, 4, 2)
+        for clients in CLIENTS:
+            found[f"ours, {clients} clients"] = loaded(url, clients, seconds)
+    with api_of_llamafactory(folder) as url:
+        for clients in CLIENTS[:2]:
+            found[f"LLaMA-Factory's API, {clients} clients"] = loaded(url, clients, seconds)
+    return found

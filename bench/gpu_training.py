@@ -1,0 +1,142 @@
+"""bench.gpu's training: LLaMA-Factory with the web board's settings, with the profile's, and with what was tried beside them.
+
+Timed from step to step after the first third; real tokens count, those of the dialogues, not of the padding.
+"""
+
+import json
+import os
+import re
+import subprocess
+import time
+from pathlib import Path
+
+import yaml
+
+from bench.synthetic import SHAPES
+from stages import adapter as trained
+from stages.memory import linear_layers, plan
+from stages.params import Adapter
+
+ROOT = Path(__file__).parent.parent
+BOARD = {  # what LLaMA-Factory's web board sets unless told otherwise
+    "cutoff_len": 2048, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 8, "learning_rate": 5e-5,
+    "neat_packing": False, "enable_liger_kernel": False, "torch_compile": False, "disable_gradient_checkpointing": False, "batch": "fixed",
+}  # fmt: skip
+UNPACKED = {"neat_packing": False, "torch_compile": False, "batch": "fixed", "per_device_train_batch_size": 32, "disable_gradient_checkpointing": True}
+TRIED: dict[str, dict] = {  # changes of the profile's adapter section
+    "the web board's settings": BOARD,
+    "Liger, batch 32, padded": UNPACKED,
+    "ours, by 1024": {"cutoff_len": 1024, "per_device_train_batch_size": 16},
+    "ours, compiled": {"torch_compile": True},
+    "ours, no autocast": {},
+    "ours, no autocast, compiled by layer": {"torch_compile": True},
+    "ours": {},
+}
+NO_AUTOCAST = {"bf16": False, "pure_bf16": True}  # PEFT's adapter is float32 all the same
+BY_LAYER = {"ACCELERATE_DYNAMO_USE_REGIONAL_COMPILATION": "1"}  # without effect under autocast
+
+
+def used_memory() -> float:
+    """Return the GPU's used memory in GB, 0 without a GPU."""
+    try:
+        query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+        return int(subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()[0]) * (1 << 20) / 1e9
+    except (OSError, subprocess.CalledProcessError):
+        return 0.0
+
+
+def matrix_rate() -> float:
+    """Return the FLOP/s of an 8192³ bfloat16 product, the ceiling that utilisation is measured against."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return float("nan")
+    a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    for count in (3, 20):
+        begin.record()
+        for _ in range(count):
+            a @ b
+        end.record()
+    torch.cuda.synchronize()
+    return 2 * 8192**3 * 20 / (begin.elapsed_time(end) / 1000)
+
+
+def multiplied(size: str) -> int:
+    """Return the parameters that a token is multiplied with: the linear layers and the output layer."""
+    shape = SHAPES[size]
+    return shape["num_hidden_layers"] * sum(a * b for a, b in linear_layers(shape)) + shape["vocab_size"] * shape["hidden_size"]
+
+
+def token_counts(base: Path, split: Path, template: str) -> list[int]:
+    """Return the tokens of each training dialogue, as LLaMA-Factory encodes it."""
+    from llamafactory.data.template import get_template_and_fix_tokenizer
+    from llamafactory.hparams import DataArguments
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    encode = get_template_and_fix_tokenizer(tokenizer, DataArguments(template=template, enable_thinking=False)).encode_multiturn
+    counts = []
+    for line in (split / "train.jsonl").open(encoding="utf-8"):
+        row = json.loads(line)
+        turns = [*row["history"], (row["instruction"], row["output"])]
+        messages = [{"role": role, "content": text} for turn in turns for role, text in zip(("user", "assistant"), turn, strict=True)]
+        counts.append(sum(len(ids) for pair in encode(tokenizer, messages) for ids in pair))
+    return counts
+
+
+def train(name: str, chosen: Adapter, folder: Path, steps: int) -> dict:
+    """Train for `steps` through LLaMA-Factory, configured as the adapter stage does, and return rates."""
+    base, split, run = folder / "base", folder / "split", folder / "runs" / "-".join(re.findall("[A-Za-z0-9]+", name))
+    template = yaml.safe_load((ROOT / "templates" / "train.yaml").read_text(encoding="utf-8"))
+    chosen = chosen.model_copy(update={"max_steps": steps, "max_samples": None})
+    have, _ = trained.memory(1)
+    cut = plan(json.loads((base / "config.json").read_text()), chosen, have, trained.in_bf16(chosen), trained.with_liger(chosen))
+    assert cut, f"{name}: does not fit"
+    run.mkdir(parents=True, exist_ok=True)
+    config = trained.training_config(template, chosen, cut, base, split, run) | {
+        "eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False, "early_stopping_steps": None, "eval_dataset": None,
+        "plot_loss": False, "logging_steps": 1, "metric_for_best_model": None,
+    } | (NO_AUTOCAST if "no autocast" in name else {})  # fmt: skip
+    (run / "train.yaml").write_text(yaml.safe_dump(config))
+    command, environment = trained.launched(chosen, run / "train.yaml")
+    environment |= BY_LAYER if "by layer" in name else {}
+    log, peak, seen = run / "log.txt", 0.0, {}
+    start, looked = time.perf_counter(), 0.0
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=os.environ | environment)
+    while process.poll() is None:
+        time.sleep(0.02)
+        notes = (run / "trainer_log.jsonl").read_text().splitlines() if (run / "trainer_log.jsonl").exists() else []
+        for line in notes[len(seen) :]:
+            if "loss" in line and line.endswith("}"):
+                seen[json.loads(line)["current_steps"]] = time.perf_counter()
+        if time.perf_counter() - looked > 1:
+            looked, peak = time.perf_counter(), max(peak, used_memory())
+    text = log.read_text(errors="replace")
+    if process.returncode or len(seen) < 6:
+        print(f"{name}: failed\n{text[-1500:]}", flush=True)
+        return {"failed": True}
+    examples = int(text.split("Num examples = ")[1].split()[0].replace(",", ""))
+    first, last = sorted(seen)[len(seen) // 3], max(seen)
+    a_step = (seen[last] - seen[first]) / (last - first)
+    counts = token_counts(base, split, chosen.template)
+    tokens = sum(min(n, chosen.cutoff_len) for n in counts) / examples * cut.batch * cut.accumulation
+    return {
+        "tokens_per_second": tokens / a_step, "seconds_a_step": a_step, "batch": cut.batch, "accumulation": cut.accumulation,
+        "checkpointing": cut.checkpointing, "filled": tokens / (cut.batch * cut.accumulation * chosen.cutoff_len) if chosen.neat_packing else None,
+        "peak_gb": peak, "estimated_gb": cut.bytes / 1e9, "first_step_seconds": seen[min(seen)] - start,
+    }  # fmt: skip
+
+
+def train_all(profile: Adapter, size: str, folder: Path, steps: int, only: list[str] | None) -> dict[str, dict]:
+    """Return the rates of each setting, or of those named by `only`, with the share of the card's matrix rate."""
+    rate, found = matrix_rate(), {}
+    for name, changes in TRIED.items():
+        if not only or name in only:
+            row = train(name, profile.model_copy(update=changes), folder, 9 if changes is BOARD else steps)
+            if "tokens_per_second" in row:  # forward and backward to the activations: the frozen weights need no gradient
+                row["utilisation"] = 4 * multiplied(size) * row["tokens_per_second"] / rate
+            found[name] = row
+            print(name, row, flush=True)
+    return found

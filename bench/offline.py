@@ -1,0 +1,31 @@
+"""vLLM without a server, an adapter applied: greedy answers, 256 new tokens, the rates as JSON. Run by .venv-vllm, for bench.gpu.
+
+Usage: .venv-vllm/bin/python bench/offline.py BASE ADAPTER TEMPLATE ASKED OPTIONS
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+
+def main() -> None:
+    from vllm import LLM, SamplingParams
+    from vllm.lora.request import LoRARequest
+
+    base, tuned, template, file, options = sys.argv[1:]
+    model = LLM(model=base, enable_lora=True, max_lora_rank=8, tokenizer=tuned, **json.loads(options))
+    asked = [json.loads(line)["messages"] for line in Path(file).read_text(encoding="utf-8").splitlines()]
+    settings, how = SamplingParams(temperature=0, max_tokens=256), {
+        "lora_request": LoRARequest("tuned", 1, tuned), "chat_template": Path(template).read_text(encoding="utf-8"), "use_tqdm": False,
+    }  # fmt: skip
+    model.chat(asked[:64], settings, **how)
+    start = time.perf_counter()
+    given = model.chat(asked, settings, **how)
+    seconds = time.perf_counter() - start
+    tokens = sum(len(one.outputs[0].token_ids) for one in given)
+    print("RESULT", json.dumps({"answers_per_second": len(given) / seconds, "tokens_per_second": tokens / seconds}))
+
+
+if __name__ == "__main__":
+    main()
