@@ -1,6 +1,6 @@
 """One GPU at real sizes: training, answering and serving, each beside what users have now, in one table of ratios.
 
-Usage: python -m bench.gpu FOLDER [--size 1.5b] [--parts train answer serve] [--out bench/results/NAME.json]
+Usage: python -m bench.gpu FOLDER [--size 1.5b] [--parts train fit answer serve] [--out bench/results/NAME.json]
        (FOLDER keeps the model for the next call; --size tiny tries it all on a CPU)
 
 The model has the shape of Qwen2.5 and random weights, the dialogues HuatuoGPT's lengths: speed needs no more.
@@ -17,13 +17,14 @@ from pathlib import Path
 
 from bench.gpu_answering import answer_all
 from bench.gpu_serving import serve
-from bench.gpu_training import train_all
+from bench.gpu_training import fit_all, train_all
 from bench.synthetic import SHAPES, make_base, make_split
 from stages import predictions as answers
 from stages import server
 from stages.params import read_params
 
 ROOT = Path(__file__).parent.parent
+PARTS = ("train", "fit", "answer", "serve")
 PROFILES = {"tiny": "qwen2.5-1.5b", "1.5b": "qwen2.5-1.5b", "7b": "qwen2.5-7b"}
 
 
@@ -60,10 +61,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--size", choices=SHAPES, default="1.5b")
-    parser.add_argument("--parts", nargs="+", choices=("train", "answer", "serve"), default=["train", "answer", "serve"])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--rows", type=int, default=4096, help="training dialogues; as many are asked at half that number")
     parser.add_argument("--only", nargs="+", help="of the training settings, these")
-    parser.add_argument("--steps", type=int, default=18)
+    parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--seconds", type=float, default=15, help="of each load on the server")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -79,10 +80,11 @@ def main() -> None:
         found = json.loads(args.out.read_text()) | found
     parts: dict[str, Callable[[], dict]] = {
         "train": lambda: train_all(profile.adapter, args.size, folder, args.steps, args.only),
+        "fit": lambda: fit_all(profile.adapter, folder),
         "answer": lambda: answer_all(profile.predictions, folder),
         "serve": lambda: serve(profile.serve, folder, args.seconds),
     }
-    peers = {"train": ("tokens_per_second", "the web board's settings"), "answer": ("answers_per_second", "LLaMA-Factory's predict"),
+    peers = {"train": ("tokens_per_second", "the web board's settings"), "fit": ("tokens_per_second", "LoRA"), "answer": ("answers_per_second", "LLaMA-Factory's predict"),
              "serve": ("tokens_per_second", "LLaMA-Factory's API, 1 clients")}  # fmt: skip
     for part in args.parts:
         found[part] = found.get(part, {}) | parts[part]()

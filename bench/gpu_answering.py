@@ -53,16 +53,17 @@ def answer_by_stage(profile: Predictions, folder: Path, tuned: Path, changes: di
     with answers.endpoint(chosen, folder / "base", tuned, TEMPLATE, folder / "vllm.log") as url:
         up = time.perf_counter() - begin
         answers.answer_all(url, "tuned", asked[:64], folder / "warm.jsonl", chosen)
-        start = time.perf_counter()
-        answers.answer_all(url, "tuned", asked, folder / "tuned.jsonl", chosen)
-        seconds = time.perf_counter() - start
-    rows = answers.answered(folder / "tuned.jsonl").values()
-    for file in ("warm.jsonl", "tuned.jsonl"):
+        found = {"start_seconds": up}
+        for model, prefix in (("base", "base_"), ("tuned", "")):
+            start = time.perf_counter()
+            answers.answer_all(url, model, asked, folder / f"{model}.jsonl", chosen)
+            seconds = time.perf_counter() - start
+            rows = answers.answered(folder / f"{model}.jsonl").values()
+            tokens = sum(row["completion_tokens"] for row in rows)
+            found |= {f"{prefix}answers_per_second": len(rows) / seconds, f"{prefix}tokens_per_second": tokens / seconds}
+    for file in ("warm.jsonl", "base.jsonl", "tuned.jsonl"):
         (folder / file).unlink()
-    return {
-        "answers_per_second": len(rows) / seconds, "tokens_per_second": sum(row["completion_tokens"] for row in rows) / seconds,
-        "start_seconds": up,
-    }  # fmt: skip
+    return found
 
 
 def answer_all(profile: Predictions, folder: Path) -> dict[str, dict]:

@@ -1,12 +1,13 @@
 """bench.gpu's training: LLaMA-Factory with the web board's settings, with the profile's, and with what was tried beside them.
 
-Timed from step to step after the first third; real tokens count, those of the dialogues, not of the padding.
+Timed from step to step after the first third, `start_seconds` to the third step; real tokens count, those of the dialogues, not of the padding.
 """
 
 import json
 import os
 import re
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import yaml
 
 from bench.synthetic import SHAPES
 from stages import adapter as trained
-from stages.memory import linear_layers, plan
+from stages.memory import CONTEXT, linear_layers, plan
 from stages.params import Adapter
 
 ROOT = Path(__file__).parent.parent
@@ -22,18 +23,18 @@ BOARD = {  # what LLaMA-Factory's web board sets unless told otherwise
     "cutoff_len": 2048, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 8, "learning_rate": 5e-5,
     "neat_packing": False, "enable_liger_kernel": False, "torch_compile": False, "disable_gradient_checkpointing": False, "batch": "fixed",
 }  # fmt: skip
-UNPACKED = {"neat_packing": False, "torch_compile": False, "batch": "fixed", "per_device_train_batch_size": 32, "disable_gradient_checkpointing": True}
+UNPACKED = {"neat_packing": False, "torch_compile": False, "batch": "fixed", "disable_gradient_checkpointing": True}
 TRIED: dict[str, dict] = {  # changes of the profile's adapter section
     "the web board's settings": BOARD,
-    "Liger, batch 32, padded": UNPACKED,
-    "ours, by 1024": {"cutoff_len": 1024, "per_device_train_batch_size": 16},
-    "ours, compiled": {"torch_compile": True},
-    "ours, no autocast": {},
-    "ours, no autocast, compiled by layer": {"torch_compile": True},
+    "Liger, padded": UNPACKED,
+    "packed, by LLaMA-Factory alone": {"torch_compile": False},
+    "ours, not compiled": {"torch_compile": False},
     "ours": {},
+    "ours, 4 bit": {"quantization_bit": 4},
 }
-NO_AUTOCAST = {"bf16": False, "pure_bf16": True}  # PEFT's adapter is float32 all the same
-BY_LAYER = {"ACCELERATE_DYNAMO_USE_REGIONAL_COMPILATION": "1"}  # without effect under autocast
+CARDS = (8, 12, 16, 24, 48, 80)  # GiB
+LOGGED = 3  # steps; each look at the loss makes the GPU wait
+ALONE = list(TRIED)[:3]  # run by llamafactory-cli, without stages/training.py
 
 
 def used_memory() -> float:
@@ -85,23 +86,29 @@ def token_counts(base: Path, split: Path, template: str) -> list[int]:
     return counts
 
 
-def train(name: str, chosen: Adapter, folder: Path, steps: int) -> dict:
-    """Train for `steps` through LLaMA-Factory, configured as the adapter stage does, and return rates."""
+def train(name: str, chosen: Adapter, folder: Path, steps: int, card: float | None = None) -> dict:
+    """Train for `steps` through LLaMA-Factory, configured as the adapter stage does, and return rates.
+
+    `card`: the bytes of a smaller card, whose memory torch then keeps to.
+    """
     base, split, run = folder / "base", folder / "split", folder / "runs" / "-".join(re.findall("[A-Za-z0-9]+", name))
     template = yaml.safe_load((ROOT / "templates" / "train.yaml").read_text(encoding="utf-8"))
     chosen = chosen.model_copy(update={"max_steps": steps, "max_samples": None})
     have, _ = trained.memory(1)
-    cut = plan(json.loads((base / "config.json").read_text()), chosen, have, trained.in_bf16(chosen), trained.with_liger(chosen))
-    assert cut, f"{name}: does not fit"
+    cut = plan(json.loads((base / "config.json").read_text()), chosen, card or have, trained.in_bf16(chosen), trained.with_liger(chosen))
+    if not cut:
+        return {"fits": False}
     run.mkdir(parents=True, exist_ok=True)
     config = trained.training_config(template, chosen, cut, base, split, run) | {
         "eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False, "early_stopping_steps": None, "eval_dataset": None,
-        "plot_loss": False, "logging_steps": 1, "metric_for_best_model": None,
-    } | (NO_AUTOCAST if "no autocast" in name else {})  # fmt: skip
+        "plot_loss": False, "logging_steps": LOGGED, "metric_for_best_model": None,
+    }  # fmt: skip
     (run / "train.yaml").write_text(yaml.safe_dump(config))
     command, environment = trained.launched(chosen, run / "train.yaml")
-    environment |= BY_LAYER if "by layer" in name else {}
-    log, peak, seen = run / "log.txt", 0.0, {}
+    if card:
+        environment["PYTORCH_CUDA_ALLOC_CONF"] = f"per_process_memory_fraction:{(card - CONTEXT) / have:.4f}"
+    command = [f"{sys.prefix}/bin/llamafactory-cli", "train", str(run / "train.yaml")] if name in ALONE else command
+    log, peak, seen, loss, idle = run / "log.txt", 0.0, {}, 0.0, used_memory()
     start, looked = time.perf_counter(), 0.0
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env=os.environ | environment)
@@ -110,11 +117,11 @@ def train(name: str, chosen: Adapter, folder: Path, steps: int) -> dict:
         notes = (run / "trainer_log.jsonl").read_text().splitlines() if (run / "trainer_log.jsonl").exists() else []
         for line in notes[len(seen) :]:
             if "loss" in line and line.endswith("}"):
-                seen[json.loads(line)["current_steps"]] = time.perf_counter()
+                seen[json.loads(line)["current_steps"]], loss = time.perf_counter(), json.loads(line)["loss"]
         if time.perf_counter() - looked > 1:
-            looked, peak = time.perf_counter(), max(peak, used_memory())
+            looked, peak = time.perf_counter(), max(peak, used_memory() - idle)
     text = log.read_text(errors="replace")
-    if process.returncode or len(seen) < 6:
+    if process.returncode or len(seen) < 3:
         print(f"{name}: failed\n{text[-1500:]}", flush=True)
         return {"failed": True}
     examples = int(text.split("Num examples = ")[1].split()[0].replace(",", ""))
@@ -125,7 +132,7 @@ def train(name: str, chosen: Adapter, folder: Path, steps: int) -> dict:
     return {
         "tokens_per_second": tokens / a_step, "seconds_a_step": a_step, "batch": cut.batch, "accumulation": cut.accumulation,
         "checkpointing": cut.checkpointing, "filled": tokens / (cut.batch * cut.accumulation * chosen.cutoff_len) if chosen.neat_packing else None,
-        "peak_gb": peak, "estimated_gb": cut.bytes / 1e9, "first_step_seconds": seen[min(seen)] - start,
+        "peak_gb": peak, "estimated_gb": cut.bytes / 1e9, "start_seconds": seen[min(seen)] - start, "last_loss": loss,
     }  # fmt: skip
 
 
@@ -139,4 +146,14 @@ def train_all(profile: Adapter, size: str, folder: Path, steps: int, only: list[
                 row["utilisation"] = 4 * multiplied(size) * row["tokens_per_second"] / rate
             found[name] = row
             print(name, row, flush=True)
+    return found
+
+
+def fit_all(profile: Adapter, folder: Path) -> dict[str, dict]:
+    """Return, for LoRA and QLoRA, the smallest card that the stage's estimate takes for enough, and what a training kept to its memory gives."""
+    found = {}
+    for method, changes in (("LoRA", {}), ("QLoRA", {"quantization_bit": 4})):
+        rows = (train(f"{method}, {size} GB", profile.model_copy(update=changes), folder, 12, float(size << 30)) for size in CARDS)
+        found[method] = next({"card_gib": size} | row for size, row in zip(CARDS, rows, strict=True) if row != {"fits": False})
+        print(method, found[method], flush=True)
     return found

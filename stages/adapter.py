@@ -35,6 +35,7 @@ from stages.params import Adapter, read_params
 
 LOADERS = 4  # processes that prepare batches beside a GPU
 KEPT = ("adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "tokenizer_config.json")
+LOSS_ALONE = {"fused_linear_cross_entropy": True, "cross_entropy": False, "rms_norm": False, "rope": False, "swiglu": False}
 OURS = {"batch", "gpus", "nodes"}  # parameters that LLaMA-Factory does not know
 
 
@@ -54,9 +55,10 @@ def training_config(template: dict, adapter: Adapter, cut: Plan, base: Path, spl
         "use_cpu": not on_gpu(),
         "ddp_backend": "gloo" if not on_gpu() and adapter.gpus * adapter.nodes > 1 else None,
         "bf16": in_bf16(adapter),
-        "enable_liger_kernel": with_liger(adapter),
+        **liger(adapter),
+        "torch_compile": adapter.torch_compile and on_gpu(),
         "dataloader_num_workers": LOADERS if on_gpu() else 0,
-        "include_num_input_tokens_seen": "all" if adapter.neat_packing else "non_padding",  # a pack's mask cannot be summed
+        "include_num_input_tokens_seen": "no" if adapter.neat_packing else "non_padding",  # counting makes the GPU wait
         "early_stopping_steps": adapter.early_stopping_steps,
         "preprocessing_num_workers": min(os.cpu_count() or 1, rows // 2000 + 1),
         "resume_from_checkpoint": last_checkpoint(run),
@@ -89,6 +91,13 @@ def in_bf16(adapter: Adapter) -> bool:
 def with_liger(adapter: Adapter) -> bool:
     """Say whether to use Liger's kernels, which only a GPU runs."""
     return adapter.enable_liger_kernel and on_gpu()
+
+
+def liger(adapter: Adapter) -> dict:
+    """Return the configuration's keys for Liger: all its kernels, or, where the layers are compiled, its loss alone."""
+    if with_liger(adapter) and adapter.torch_compile:
+        return {"enable_liger_kernel": False, "use_liger_kernel": True, "liger_kernel_config": LOSS_ALONE}
+    return {"enable_liger_kernel": with_liger(adapter)}
 
 
 def cut_step(record: dict, base: Path, adapter: Adapter) -> Plan:
@@ -129,7 +138,7 @@ def last_checkpoint(run: Path) -> str | None:
 
 
 def launched(adapter: Adapter, file: Path) -> tuple[list[str], dict[str, str]]:
-    """Return LLaMA-Factory's command line and variables: itself on one device, through torchrun on several.
+    """Return the command line and variables of a training: stages/training.py on one device, through torchrun on several.
 
     Several machines: each runs the stage with NODE_RANK (0 first) and MASTER_ADDR (the first one's address) set.
     """
@@ -141,7 +150,7 @@ def launched(adapter: Adapter, file: Path) -> tuple[list[str], dict[str, str]]:
             fail(f"adapter.gpus: {adapter.gpus} are asked for, {len(devices)} are here", 2)
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(devices[: adapter.gpus])  # LLaMA-Factory takes all that it sees
     if adapter.gpus * adapter.nodes == 1:
-        return [f"{sys.prefix}/bin/llamafactory-cli", "train", str(file)], environment
+        return [sys.executable, "-m", "stages.training", str(file)], environment
     machines = ["--standalone"]
     if adapter.nodes > 1:
         if missing := [name for name in ("NODE_RANK", "MASTER_ADDR") if name not in os.environ]:
@@ -149,7 +158,7 @@ def launched(adapter: Adapter, file: Path) -> tuple[list[str], dict[str, str]]:
         machines = ["--node-rank", os.environ["NODE_RANK"], "--master-addr", os.environ["MASTER_ADDR"],
                     "--master-port", os.environ.get("MASTER_PORT", "29500")]  # fmt: skip
     line = [f"{sys.prefix}/bin/torchrun", "--nnodes", str(adapter.nodes), "--nproc-per-node", str(adapter.gpus), *machines]
-    return [*line, "--module", "llamafactory.launcher", str(file)], environment
+    return [*line, "--module", "stages.training", str(file)], environment
 
 
 def train(config: dict, adapter: Adapter, run: Path) -> None:
@@ -175,8 +184,11 @@ def write_curves(history: list[dict], folder: Path) -> None:
             writer.writerows([e["step"], round(e["epoch"], 4), round(e[key], 4)] for e in history if key in e)
 
 
-def summary(state: dict, results: dict) -> dict:
-    """Return what metrics.json says of training: steps, losses in nats a token, tokens, seconds since the last resumption, verdict."""
+def summary(state: dict, results: dict, tokens_a_step: int) -> dict:
+    """Return what metrics.json says of training: steps, losses in nats a token, tokens, seconds since the last resumption, verdict.
+
+    `tokens_a_step`: of a step of packs, which the state does not count.
+    """
     training, validation = ([(e["step"], e[key]) for e in state["log_history"] if key in e] for key in ("loss", "eval_loss"))
     losses = [loss for _, loss in validation]
     return {
@@ -184,7 +196,7 @@ def summary(state: dict, results: dict) -> dict:
         "best_step": state["best_global_step"],
         "best_validation_loss": round(min(losses), 4) if losses else None,
         "last_validation_loss": round(losses[-1], 4) if losses else None,
-        "tokens": state["num_input_tokens_seen"],
+        "tokens": state["num_input_tokens_seen"] or state["global_step"] * tokens_a_step,
         "seconds": round(results["train_runtime"], 1),
     } | verdict(training, validation)
 
@@ -208,7 +220,8 @@ def main() -> None:
         for name in KEPT:
             shutil.copyfile(run / name, folder / name)
         shutil.copyfile(paths.templates / f"{adapter.template}.jinja", folder / "chat_template.jinja")
-    found = summary(state, read_json(run / "train_results.json"))
+    tokens_a_step = cut.batch * cut.accumulation * adapter.gpus * adapter.nodes * adapter.cutoff_len
+    found = summary(state, read_json(run / "train_results.json"), tokens_a_step)
     with whole(paths.plots) as folder:
         folder.mkdir()
         write_curves(state["log_history"], folder)

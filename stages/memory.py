@@ -1,6 +1,6 @@
 """What a training takes of a device's memory, and the batch and checkpointing that fit: estimated from the model's shape.
 
-The estimate is held against what an H200 used, in docs/gpu.md.
+The estimate is held against what an H100 used, in docs/gpu.md.
 """
 
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ USABLE = 0.92  # of the memory: the allocator's gaps take the rest
 CONTEXT = 1.5e9  # bytes that CUDA and its libraries take
 TRAINED = 16  # bytes a trained weight: itself, its gradient and Adam's two moments, all float32
 QUANTIZED = 0.56  # bytes a weight in 4 bit NF4, its scales included
-PER_HIDDEN, PER_INTERMEDIATE = 26, 7  # bytes kept for the backward pass by a token and layer, for each unit of the two widths
+PER_HIDDEN, PER_INTERMEDIATE = 18, 6.2  # bytes kept for the backward pass by a token and layer, for each unit of the two widths
 LOGITS = 10  # bytes by token and vocabulary entry that the loss takes at once, unless Liger takes it in pieces
 
 
@@ -49,7 +49,7 @@ def needed(config: dict[str, Any], adapter: Adapter, batch: int, checkpointing: 
     return {
         "weights": linear * (QUANTIZED if adapter.quantization_bit else number) + embedded * number,
         "trained": lora * TRAINED,
-        "activations": by_layer + layers * tokens * hidden * number if checkpointing else layers * by_layer,
+        "activations": by_layer + (by_layer + layers * tokens * hidden * number if checkpointing else layers * by_layer),  # and one layer's gradients
         "logits": tokens * (hidden * LOGITS if liger else vocabulary * LOGITS),
         "other": CONTEXT,
     }

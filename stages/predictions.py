@@ -67,7 +67,7 @@ def endpoint(params: Predictions, base: Path, adapter: Path | None, chat_templat
         except (aiohttp.ClientError, httpx.TransportError) as error:
             fail(f"predictions.base_url: {params.base_url}: {error or type(error).__name__}; the answers given so far are kept")
         return
-    options = server.device_options(params)
+    options = server.device_options(params, params.concurrency)
     if adapter:
         rank = lora_rank(read_json(adapter / "adapter_config.json")["r"])
         options |= {"enable_lora": "", "lora_modules": f"tuned={adapter}", "max_lora_rank": rank}

@@ -30,15 +30,18 @@ def test_every_knob_reaches_llamafactory(tmp_path, monkeypatch):
     assert set(KNOBS) | adapter.OURS == set(params_with().adapter.model_dump())
     monkeypatch.setattr(adapter, "on_gpu", lambda: True)
     found = config(tmp_path, KNOBS)
-    assert {name: found[name] for name in KNOBS} == KNOBS
+    liger = found.pop("liger_kernel_config")
+    assert {name: found[name] for name in KNOBS} == KNOBS | {"enable_liger_kernel": False}
+    assert found["use_liger_kernel"] and [name for name, used in liger.items() if used] == ["fused_linear_cross_entropy"]
+    assert config(tmp_path, KNOBS | {"torch_compile": False})["enable_liger_kernel"] is True
     assert found["save_steps"] == found["eval_steps"] == 0.5
-    assert found["include_num_input_tokens_seen"] == "all"
+    assert found["include_num_input_tokens_seen"] == "no"
 
 
 def test_what_only_a_gpu_can_is_left_out_without_one(tmp_path, monkeypatch):
     monkeypatch.setattr(adapter, "on_gpu", lambda: False)
-    found = config(tmp_path, {"enable_liger_kernel": True, "gpus": 2})
-    assert found["enable_liger_kernel"] is False and found["use_cpu"] is True and found["ddp_backend"] == "gloo"
+    found = config(tmp_path, {"enable_liger_kernel": True, "torch_compile": True, "gpus": 2})
+    assert found["enable_liger_kernel"] is found["torch_compile"] is False and found["use_cpu"] is True and found["ddp_backend"] == "gloo"
     assert config(tmp_path, {})["ddp_backend"] is None and found["include_num_input_tokens_seen"] == "non_padding"
 
 
@@ -79,7 +82,7 @@ def launched(tmp_path, **changes):
 
 def test_one_device_is_llamafactory_alone_several_go_through_torchrun(tmp_path, monkeypatch, capsys):
     line, _ = launched(tmp_path)
-    assert line[0].endswith("llamafactory-cli") and line[1] == "train"
+    assert line[1:3] == ["-m", "stages.training"]
     line, _ = launched(tmp_path, gpus=2)
     assert line[0].endswith("torchrun") and line[line.index("--nproc-per-node") + 1] == "2" and "--standalone" in line
     with pytest.raises(SystemExit):

@@ -1,6 +1,7 @@
 """dvc.yaml against the code: what a stage imports is what it depends on, and the README's table says the same."""
 
 import ast
+import re
 
 import pytest
 from ruamel.yaml import YAML
@@ -13,7 +14,7 @@ ALL = STAGES | YAML(typ="safe").load(ROOT / "evaluations" / "dvc.yaml")["stages"
 
 
 def imports(module: str) -> set[str]:
-    """Return the files of stages/ that stages/MODULE.py loads, itself and theirs included."""
+    """Return the files of stages/ that stages/MODULE.py loads, or starts as a program of its own, itself and theirs included."""
     file = ROOT / "stages" / f"{module}.py"
     found = {f"stages/{module}.py"}
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
@@ -21,6 +22,8 @@ def imports(module: str) -> set[str]:
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("stages."):
             names = [str(node.module).split(".")[1]]
+        elif isinstance(node, ast.Constant) and re.fullmatch(r"stages\.\w+", str(node.value)):
+            names = [node.value.split(".")[1]]
         else:
             continue
         for name in names:

@@ -1,0 +1,88 @@
+"""LLaMA-Factory's training with what its configuration has no key for, in processes of its own that the adapter stage starts.
+
+Usage: python -m stages.training TRAIN.yaml        (a configuration of LLaMA-Factory; torchrun starts it on several devices)
+
+On a GPU three things are told to the libraries that they belong to, none of which changes what is computed but for
+rounding: attention over a pack goes dialogue by dialogue, without a mask; the adapter's inputs stay in bfloat16; each
+decoder layer is compiled in place, one compilation for all of them.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from llamafactory.data import SFTDataCollatorWith4DAttentionMask
+from llamafactory.train.sft import workflow
+from llamafactory.train.tuner import run_exp
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch.nn.attention.varlen import varlen_attn
+from transformers import AttentionInterface, TrainerCallback
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+PACKED = "packed"  # the name of our attention in transformers' registry
+
+
+class Packs(SFTDataCollatorWith4DAttentionMask):
+    """Makes batches that say where each dialogue begins, in place of LLaMA-Factory's mask [packs, 1, tokens, tokens]."""
+
+    def __call__(self, features: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        self.block_diag_attn = False
+        batch = super().__call__(features)
+        del batch["attention_mask"]
+        return batch | {"cu_seq_lens_q": boundaries(batch["position_ids"])}
+
+
+def boundaries(positions: torch.Tensor) -> torch.Tensor:
+    """Return where each dialogue begins in a batch laid end to end, and the end, int32, from positions [packs, tokens].
+
+    Positions begin again at 0 with each dialogue; the padding at a pack's end, 0 throughout, counts as one dialogue.
+    """
+    first = positions == 0
+    first[:, 1:] &= positions[:, :-1] != 0
+    return torch.nn.functional.pad(torch.nonzero(first.flatten()).flatten(), (0, 1), value=positions.numel()).to(torch.int32)
+
+
+def packed_attention(
+    module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: None,
+    scaling: float | None = None, cu_seq_lens_q: torch.Tensor | None = None, **_: Any,
+) -> tuple[torch.Tensor, None]:  # fmt: skip
+    """Return causal attention [packs, tokens, heads, head] within each dialogue, of query, key and value [packs, heads, tokens, head].
+
+    By torch's own FlashAttention, which runs on a GPU only.
+    """
+    packs, heads, tokens, head = query.shape
+    flat = [part.transpose(1, 2).reshape(packs * tokens, -1, head) for part in (query, key, value)]
+    found = varlen_attn(*flat, cu_seq_lens_q, cu_seq_lens_q, tokens, tokens, scale=scaling, window_size=(-1, 0), enable_gqa=True)
+    return found.view(packs, tokens, heads, head), None
+
+
+class Faster(TrainerCallback):
+    """Makes a model ready before its first step."""
+
+    def __init__(self, packed: bool, compiled: bool, bf16: bool) -> None:
+        self.packed, self.compiled, self.bf16 = packed, compiled, bf16
+
+    def on_train_begin(self, *_: Any, model: torch.nn.Module, **__: Any) -> None:
+        if self.packed:
+            model.set_attn_implementation(PACKED)
+        for module in model.modules():
+            if isinstance(module, BaseTunerLayer) and self.bf16:
+                module.cast_input_dtype_enabled = False  # PEFT widens to float32 what autocast narrows again
+            if isinstance(module, GradientCheckpointingLayer) and self.compiled:
+                module.compile()
+
+
+def main() -> None:
+    config = yaml.safe_load(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    on_gpu = not config["use_cpu"]
+    packed = on_gpu and config["neat_packing"]
+    if packed:
+        AttentionInterface.register(PACKED, packed_attention)
+        workflow.SFTDataCollatorWith4DAttentionMask = Packs
+    run_exp(config, [Faster(packed, config.pop("torch_compile"), on_gpu and config["bf16"])])
+
+
+if __name__ == "__main__":
+    main()
