@@ -1,7 +1,7 @@
-"""adapter: the LoRA adapter that LLaMA-Factory trains, its loss curves, what training took and whether it was enough.
+"""adapter: the LoRA adapter, or the model tuned in every weight, that LLaMA-Factory trains, its loss curves and a verdict on them.
 
 Usage: stages/run adapter --base models/base.json --split data/split --template templates/train.yaml \
-           --templates templates/chat --out models/adapter --plots plots/loss
+           --zero templates/zero --templates templates/chat --out models/adapter --plots plots/loss
 
 A killed run resumes at its last whole checkpoint in .work/adapter/KEY, where KEY is a hash of the parameters, the
 base and the data: changed ones start anew.
@@ -34,8 +34,14 @@ from stages.memory import USABLE, Plan, cure, cuts, plan
 from stages.params import Adapter, read_params
 
 LOADERS = 4  # processes that prepare batches beside a GPU
-KEPT = ("adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "tokenizer_config.json")
-OURS = {"batch", "gpus", "nodes"}  # parameters that LLaMA-Factory does not know
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
+OURS = {"batch", "deepspeed", "gpus", "nodes"}  # parameters that LLaMA-Factory does not know, or takes in another form
+
+
+def read_template(file: Path, zero: Path, adapter: Adapter) -> dict:
+    """Return LLaMA-Factory's YAML in `file`, with the DeepSpeed config of the folder `zero` that shares out what `adapter` asks for."""
+    template = yaml.safe_load(file.read_text(encoding="utf-8"))
+    return template | ({"deepspeed": str(zero / f"{adapter.deepspeed}.json")} if adapter.deepspeed else {})
 
 
 def training_config(template: dict, adapter: Adapter, cut: Plan, base: Path, split: Path, run: Path) -> dict:
@@ -166,6 +172,13 @@ def train(config: dict, adapter: Adapter, run: Path) -> None:
     done.touch()
 
 
+def kept(run: Path, adapter: Adapter) -> list[str]:
+    """Return the names of the files in `run` that are the adapter, or the tuned model itself."""
+    if adapter.finetuning_type == "lora":
+        return ["adapter_config.json", "adapter_model.safetensors", *TOKENIZER]
+    return ["config.json", "generation_config.json", *TOKENIZER, *sorted(file.name for file in run.glob("model*.safetensors*"))]
+
+
 def write_curves(history: list[dict], folder: Path) -> None:
     """Write training.csv and validation.csv, columns step, epoch and loss (nats a token)."""
     for name, key in (("training", "loss"), ("validation", "eval_loss")):
@@ -190,13 +203,13 @@ def summary(state: dict, results: dict) -> dict:
 
 
 def main() -> None:
-    paths = arguments(__doc__, "base", "split", "template", "templates", "out", "plots")
+    paths = arguments(__doc__, "base", "split", "template", "zero", "templates", "out", "plots")
     adapter = read_params().adapter
     record = read_json(paths.base)
     base = base_folder(record)
     cut = cut_step(record, base, adapter)
-    template = yaml.safe_load(paths.template.read_text(encoding="utf-8"))
-    key = fingerprint(adapter.model_dump(), template, record["files"], paths.split)
+    template = read_template(paths.template, paths.zero, adapter)
+    key = fingerprint(adapter.model_dump(), template, record["files"], paths.split, paths.zero)
     run = work_folder("adapter", key)
     train(training_config(template, adapter, cut, base, paths.split, run), adapter, run)
     if os.environ.get("NODE_RANK", "0") != "0" and adapter.nodes > 1:
@@ -205,7 +218,7 @@ def main() -> None:
     state = read_json(run / "trainer_state.json")
     with whole(paths.out) as folder:
         folder.mkdir()
-        for name in KEPT:
+        for name in kept(run, adapter):
             shutil.copyfile(run / name, folder / name)
         shutil.copyfile(paths.templates / f"{adapter.template}.jinja", folder / "chat_template.jinja")
     found = summary(state, read_json(run / "train_results.json"))
