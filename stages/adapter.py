@@ -23,6 +23,7 @@ from stages.common import (
     fail,
     fingerprint,
     memory,
+    need_space,
     read_json,
     remove,
     whole,
@@ -30,10 +31,11 @@ from stages.common import (
     write_json,
 )
 from stages.convergence import verdict
-from stages.memory import USABLE, Plan, cure, cuts, plan
+from stages.memory import USABLE, Plan, cure, cuts, parameters, plan
 from stages.params import Adapter, read_params
 
 LOADERS = 4  # processes that prepare batches beside a GPU
+DISK = 48  # bytes a weight where all are trained: three checkpoints (itself, Adam's two moments), the run's model, the output, DVC's cache
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 OURS = {"batch", "deepspeed", "gpus", "nodes"}  # parameters that LLaMA-Factory does not know, or takes in another form
 
@@ -211,6 +213,8 @@ def main() -> None:
     template = read_template(paths.template, paths.zero, adapter)
     key = fingerprint(adapter.model_dump(), template, record["files"], paths.split, paths.zero)
     run = work_folder("adapter", key)
+    if adapter.finetuning_type == "full" and not last_checkpoint(run):
+        need_space(run, DISK * parameters(read_json(base / "config.json")), "training every weight, checkpoints and all,")
     train(training_config(template, adapter, cut, base, paths.split, run), adapter, run)
     if os.environ.get("NODE_RANK", "0") != "0" and adapter.nodes > 1:
         print("adapter: this machine's part is done; the adapter is on the machine of NODE_RANK 0")

@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -132,6 +133,16 @@ def test_too_little_memory_is_said_before_training_with_what_would_fit(workplace
     done = stage("adapter", base="base.json", split="s", template="t", zero="z", templates="t", out="o", plots="p")
     assert done.status == 1 and "error: adapter: Qwen2.5-7B needs" in done.error and "the GPU has 16.0, of which 92% can be used" in done.error
     assert "adapter.quantization_bit: 4" in done.error and done.error.strip().endswith("it would fit")
+
+
+def test_too_little_disk_for_the_checkpoints_of_every_weight_is_said_before_training(workplace, stage, monkeypatch):
+    workplace({"adapter.finetuning_type": "full"})
+    Path("base.json").write_text(json.dumps({"model": "tiny", "path": str(ROOT / "models" / "tiny"), "files": {}}))
+    Path("split").mkdir()
+    monkeypatch.setattr("stages.common.shutil.disk_usage", lambda path: SimpleNamespace(free=7e8))
+    template, zero = ROOT / "templates" / "train.yaml", ROOT / "templates" / "zero"
+    done = stage("adapter", base="base.json", split="split", template=template, zero=zero, templates="t", out="o", plots="p")
+    assert done.status == 1 and "training every weight, checkpoints and all, needs 0.8 GB of disk, 0.7 GB are free" in done.error
 
 
 def test_a_step_that_the_devices_cannot_share_is_an_error(workplace, stage):
