@@ -59,7 +59,7 @@ def training_config(template: dict, adapter: Adapter, cut: Plan, base: Path, spl
         "per_device_eval_batch_size": cut.batch,
         "gradient_accumulation_steps": cut.accumulation,
         "disable_gradient_checkpointing": not cut.checkpointing,
-        "use_cpu": not on_gpu(),
+        "use_cpu": not on_gpu() and not adapter.deepspeed,  # accelerate would leave DeepSpeed out
         "ddp_backend": "gloo" if not on_gpu() and adapter.gpus * adapter.nodes > 1 else None,
         "bf16": in_bf16(adapter),
         "enable_liger_kernel": with_liger(adapter),
@@ -89,6 +89,8 @@ def in_bf16(adapter: Adapter) -> bool:
 
     if adapter.bf16 != "auto":
         return adapter.bf16
+    if adapter.deepspeed and not on_gpu():
+        return False  # transformers takes it on a processor with use_cpu only
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_avx512_bf16_supported()

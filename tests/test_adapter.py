@@ -53,6 +53,13 @@ def test_what_is_shared_out_reaches_deepspeed(tmp_path):
         assert json.loads(Path(found["deepspeed"]).read_text())["zero_optimization"]["stage"] == stage
 
 
+def test_a_processor_takes_deepspeed_in_float32_and_without_use_cpu(tmp_path, monkeypatch):
+    monkeypatch.setattr(adapter, "on_gpu", lambda: False)
+    found = config(tmp_path, {"gpus": 2, "deepspeed": 2})
+    assert found["use_cpu"] is False and found["bf16"] is False and found["ddp_backend"] == "gloo"
+    assert config(tmp_path, {"gpus": 2})["use_cpu"] is True
+
+
 def test_only_the_adapter_or_only_the_tuned_model_is_kept(tmp_path):
     for name in ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json", "optimizer.pt", "train.yaml"):
         (tmp_path / name).touch()
