@@ -35,6 +35,7 @@ from stages.memory import USABLE, Plan, cure, cuts, parameters, plan
 from stages.params import Adapter, read_params
 
 LOADERS = 4  # processes that prepare batches beside a GPU
+QUIET = "ignore::FutureWarning:torch.distributed.c10d_logger"  # DeepSpeed's reduce_scatter_tensor, warned of at each call by torch 2.13
 DISK = 48  # bytes a weight where all are trained: three checkpoints (itself, Adam's two moments), the run's model, the output, DVC's cache
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 OURS = {"batch", "deepspeed", "gpus", "nodes"}  # parameters that LLaMA-Factory does not know, or takes in another form
@@ -143,7 +144,7 @@ def launched(adapter: Adapter, file: Path) -> tuple[list[str], dict[str, str]]:
 
     Several machines: each runs the stage with NODE_RANK (0 first) and MASTER_ADDR (the first one's address) set.
     """
-    environment = {}
+    environment = {"PYTHONWARNINGS": QUIET} if adapter.deepspeed else {}
     if on_gpu():
         seen = os.environ.get("CUDA_VISIBLE_DEVICES")
         devices = seen.split(",") if seen else [str(n) for n in range(gpus_here())]
