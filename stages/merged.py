@@ -36,8 +36,8 @@ from stages.params import Gate, Merged, Params, read_params
 from stages.predictions import SERVING_BYTES, logprobs
 
 # Mean difference of log-probabilities (nats a token) that rounding explains. A merge rounds W + BA once to the weights'
-# precision, as does storing a model tuned in every weight, relative error 2^-24, 2^-11, 2^-8 for these. The embedded base moves by about 0.02 in bfloat16; a template or
-# tokenizer that differs moves by tenths of a nat.
+# precision, and so is a model rounded that was tuned in every weight: relative error 2^-24, 2^-11, 2^-8 for these. The
+# embedded base moves by about 0.02 in bfloat16; a template or tokenizer that differs moves by tenths of a nat.
 TOLERANCE = {"float32": 0.002, "float16": 0.01, "bfloat16": 0.06}
 
 
