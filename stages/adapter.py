@@ -1,7 +1,7 @@
-"""adapter: the LoRA adapter that LLaMA-Factory trains, its loss curves, what training took and whether it was enough.
+"""adapter: the LoRA adapter, or the model tuned in every weight, that LLaMA-Factory trains, its loss curves and a verdict on them.
 
 Usage: stages/run adapter --base models/base.json --split data/split --template templates/train.yaml \
-           --templates templates/chat --out models/adapter --plots plots/loss
+           --zero templates/zero --templates templates/chat --out models/adapter --plots plots/loss
 
 A killed run resumes at its last whole checkpoint in .work/adapter/KEY, where KEY is a hash of the parameters, the
 base and the data: changed ones start anew.
@@ -23,6 +23,7 @@ from stages.common import (
     fail,
     fingerprint,
     memory,
+    need_space,
     read_json,
     remove,
     whole,
@@ -30,13 +31,21 @@ from stages.common import (
     write_json,
 )
 from stages.convergence import verdict
-from stages.memory import USABLE, Plan, cure, cuts, plan
+from stages.memory import USABLE, Plan, cure, cuts, parameters, plan
 from stages.params import Adapter, read_params
 
 LOADERS = 4  # processes that prepare batches beside a GPU
-KEPT = ("adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "tokenizer_config.json")
 LOSS_ALONE = {"fused_linear_cross_entropy": True, "cross_entropy": False, "rms_norm": False, "rope": False, "swiglu": False}
-OURS = {"batch", "gpus", "nodes"}  # parameters that LLaMA-Factory does not know
+QUIET = "ignore::FutureWarning:torch.distributed.c10d_logger"  # DeepSpeed's reduce_scatter_tensor, warned of at each call by torch 2.13
+DISK = 48  # bytes a weight where all are trained: three checkpoints (itself, Adam's two moments), the run's model, the output, DVC's cache
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
+OURS = {"batch", "deepspeed", "gpus", "nodes"}  # parameters that LLaMA-Factory does not know, or takes in another form
+
+
+def read_template(file: Path, zero: Path, adapter: Adapter) -> dict:
+    """Return LLaMA-Factory's YAML in `file`, with the DeepSpeed config of the folder `zero` that shares out what `adapter` asks for."""
+    template = yaml.safe_load(file.read_text(encoding="utf-8"))
+    return template | ({"deepspeed": str(zero / f"{adapter.deepspeed}.json")} if adapter.deepspeed else {})
 
 
 def training_config(template: dict, adapter: Adapter, cut: Plan, base: Path, split: Path, run: Path) -> dict:
@@ -52,7 +61,7 @@ def training_config(template: dict, adapter: Adapter, cut: Plan, base: Path, spl
         "per_device_eval_batch_size": cut.batch,
         "gradient_accumulation_steps": cut.accumulation,
         "disable_gradient_checkpointing": not cut.checkpointing,
-        "use_cpu": not on_gpu(),
+        "use_cpu": not on_gpu() and not adapter.deepspeed,  # accelerate would leave DeepSpeed out
         "ddp_backend": "gloo" if not on_gpu() and adapter.gpus * adapter.nodes > 1 else None,
         "bf16": in_bf16(adapter),
         **liger(adapter),
@@ -83,6 +92,8 @@ def in_bf16(adapter: Adapter) -> bool:
 
     if adapter.bf16 != "auto":
         return adapter.bf16
+    if adapter.deepspeed and not on_gpu():
+        return False  # transformers takes it on a processor with use_cpu only
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_avx512_bf16_supported()
@@ -142,7 +153,7 @@ def launched(adapter: Adapter, file: Path) -> tuple[list[str], dict[str, str]]:
 
     Several machines: each runs the stage with NODE_RANK (0 first) and MASTER_ADDR (the first one's address) set.
     """
-    environment = {}
+    environment = {"PYTHONWARNINGS": QUIET} if adapter.deepspeed else {}
     if on_gpu():
         seen = os.environ.get("CUDA_VISIBLE_DEVICES")
         devices = seen.split(",") if seen else [str(n) for n in range(gpus_here())]
@@ -175,6 +186,13 @@ def train(config: dict, adapter: Adapter, run: Path) -> None:
     done.touch()
 
 
+def kept(run: Path, adapter: Adapter) -> list[str]:
+    """Return the names of the files in `run` that are the adapter, or the tuned model itself."""
+    if adapter.finetuning_type == "lora":
+        return ["adapter_config.json", "adapter_model.safetensors", *TOKENIZER]
+    return ["config.json", "generation_config.json", *TOKENIZER, *sorted(file.name for file in run.glob("model*.safetensors*"))]
+
+
 def write_curves(history: list[dict], folder: Path) -> None:
     """Write training.csv and validation.csv, columns step, epoch and loss (nats a token)."""
     for name, key in (("training", "loss"), ("validation", "eval_loss")):
@@ -202,14 +220,16 @@ def summary(state: dict, results: dict, tokens_a_step: int) -> dict:
 
 
 def main() -> None:
-    paths = arguments(__doc__, "base", "split", "template", "templates", "out", "plots")
+    paths = arguments(__doc__, "base", "split", "template", "zero", "templates", "out", "plots")
     adapter = read_params().adapter
     record = read_json(paths.base)
     base = base_folder(record)
     cut = cut_step(record, base, adapter)
-    template = yaml.safe_load(paths.template.read_text(encoding="utf-8"))
-    key = fingerprint(adapter.model_dump(), template, record["files"], paths.split)
+    template = read_template(paths.template, paths.zero, adapter)
+    key = fingerprint(adapter.model_dump(), template, record["files"], paths.split, paths.zero)
     run = work_folder("adapter", key)
+    if adapter.finetuning_type == "full" and not last_checkpoint(run):
+        need_space(run, DISK * parameters(read_json(base / "config.json")), "training every weight, checkpoints and all,")
     train(training_config(template, adapter, cut, base, paths.split, run), adapter, run)
     if os.environ.get("NODE_RANK", "0") != "0" and adapter.nodes > 1:
         print("adapter: this machine's part is done; the adapter is on the machine of NODE_RANK 0")
@@ -217,7 +237,7 @@ def main() -> None:
     state = read_json(run / "trainer_state.json")
     with whole(paths.out) as folder:
         folder.mkdir()
-        for name in KEPT:
+        for name in kept(run, adapter):
             shutil.copyfile(run / name, folder / name)
         shutil.copyfile(paths.templates / f"{adapter.template}.jinja", folder / "chat_template.jinja")
     tokens_a_step = cut.batch * cut.accumulation * adapter.gpus * adapter.nodes * adapter.cutoff_len

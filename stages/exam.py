@@ -4,8 +4,8 @@ Usage: stages/run exam --base models/base.json --adapter models/adapter --split 
            --templates templates/chat --out data/exam.jsonl --metrics evaluations/exam.json
 
 `exam.path` is a file like CMExam's (a table of Question, Options "A …\\nB …", Answer) or CMB's (JSON of question, option
-{"A": …}, answer, question_type). One vLLM server holds both models; its structured outputs leave them no other reply than
-letters of the options. A question counts as right if the letters are exactly those of the answer.
+{"A": …}, answer, question_type). The servers are those of predictions; their structured outputs leave a model no other reply
+than letters of the options. A question counts as right if the letters are exactly those of the answer.
 """
 
 import json
@@ -40,7 +40,7 @@ from stages.common import (
 from stages.formats import Unusable
 from stages.metrics import interval
 from stages.params import Exam, Metrics, read_params
-from stages.predictions import MODELS, SERVING_BYTES, Refused, answered, chat, collect, connect, endpoint
+from stages.predictions import MODELS, SERVING_BYTES, Refused, answered, chat, collect, connect, endpoint, shifts
 from stages.reading import Broken, records
 from stages.rows import texts_of
 from stages.similarity import all_pairs, plain
@@ -226,10 +226,11 @@ def main() -> None:
     predictions, chat_template = params.predictions, paths.templates / f"{params.adapter.template}.jinja"
     what_counts = predictions.model_dump(include={"base_url", "max_model_len", "dtype", "tensor_parallel_size"})
     work = work_folder("exam", fingerprint(what_counts, record["files"], paths.adapter, chat_template, PROMPT, KINDS))
-    with endpoint(predictions, base_folder(record), paths.adapter, chat_template, work / "vllm.log") as url:
-        for model in MODELS:
-            client_of = partial(connect, url, predictions.concurrency)
-            collect(client_of, asked, partial(ask, model=model), work / f"{model}.jsonl", predictions.concurrency, model)
+    for models in shifts(predictions, paths.adapter):
+        with endpoint(predictions, base_folder(record), paths.adapter, chat_template, work / "vllm.log", models) as url:
+            for model in models:
+                client_of = partial(connect, url, predictions.concurrency)
+                collect(client_of, asked, partial(ask, model=model), work / f"{model}.jsonl", predictions.concurrency, model)
     replies = {model: answered(work / f"{model}.jsonl") for model in MODELS}
     rows = [
         row | {model: replies[model][row["id"]]["letters"] for model in MODELS} | {"in_training": row["line"] in known}

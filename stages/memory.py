@@ -11,6 +11,8 @@ MOST_TOKENS = 32_768  # a batch of more gains no speed
 USABLE = 0.92  # of the memory: the allocator's gaps take the rest
 CONTEXT = 1.5e9  # bytes that CUDA and its libraries take
 TRAINED = 16  # bytes a trained weight: itself, its gradient and Adam's two moments, all float32
+BUCKETS = 4  # bytes a trained weight takes besides on several devices: its gradient again, where it is averaged
+GATHERED = 1e9  # weights that ZeRO-3 holds whole at a time (stage3_max_live_parameters of templates/zero/3.json)
 QUANTIZED = 0.56  # bytes a weight in 4 bit NF4, its scales included
 PER_HIDDEN, PER_INTERMEDIATE = 18, 6.2  # bytes kept for the backward pass by a token and layer, for each unit of the two widths
 LOGITS = 10  # bytes by token and vocabulary entry that the loss takes at once, unless Liger takes it in pieces
@@ -37,18 +39,36 @@ def linear_layers(config: dict[str, Any]) -> list[tuple[int, int]]:
     return [(hidden, queries), (hidden, keys), (hidden, keys), (queries, hidden), (hidden, inner), (hidden, inner), (inner, hidden)]
 
 
+def embeddings(config: dict[str, Any]) -> int:
+    """Return how many weights the embedding and the output layer have, which may be one."""
+    return config["vocab_size"] * config["hidden_size"] * (1 if config.get("tie_word_embeddings") else 2)
+
+
+def parameters(config: dict[str, Any]) -> int:
+    """Return how many weights the model has; biases and norms are not counted."""
+    return embeddings(config) + config["num_hidden_layers"] * sum(a * b for a, b in linear_layers(config))
+
+
 def needed(config: dict[str, Any], adapter: Adapter, batch: int, checkpointing: bool, bf16: bool, liger: bool) -> dict[str, float]:
-    """Return bytes by part: weights, trained (the adapter and its optimizer), activations, logits, other."""
+    """Return bytes by part: weights that multiply, trained (with gradient and optimizer), activations, logits, other.
+
+    LLaMA-Factory keeps in float32 what it trains. In bf16 the weights that multiply are a copy besides, which autocast
+    makes or DeepSpeed holds. ZeRO shares out to the devices what is trained, ZeRO-3 the weights too.
+    """
     layers, hidden, vocabulary = config["num_hidden_layers"], config["hidden_size"], config["vocab_size"]
-    linear = layers * sum(a * b for a, b in linear_layers(config))
-    embedded = vocabulary * hidden * (1 if config.get("tie_word_embeddings") else 2)
-    number = 2 if bf16 else 4
-    lora = layers * sum(adapter.lora_rank * (a + b) for a, b in linear_layers(config))
+    devices, number = adapter.gpus * adapter.nodes, 2 if bf16 else 4
+    weights = (parameters(config) - embeddings(config)) * (QUANTIZED if adapter.quantization_bit else number) + embeddings(config) * number
+    if adapter.finetuning_type == "full":
+        count = parameters(config)
+        weights = weights if bf16 or adapter.deepspeed else 0
+    else:
+        count = layers * sum(adapter.lora_rank * (a + b) for a, b in linear_layers(config))
+    trained = count * (TRAINED if devices == 1 or adapter.deepspeed else TRAINED + BUCKETS)
     tokens = batch * adapter.cutoff_len
     by_layer = tokens * (PER_HIDDEN * hidden + PER_INTERMEDIATE * config["intermediate_size"]) * number / 2
     return {
-        "weights": linear * (QUANTIZED if adapter.quantization_bit else number) + embedded * number,
-        "trained": lora * TRAINED,
+        "weights": weights / devices + min(weights, GATHERED * number) if adapter.deepspeed == 3 else weights,
+        "trained": trained / devices if adapter.deepspeed else trained,
         "activations": by_layer + (by_layer + layers * tokens * hidden * number if checkpointing else layers * by_layer),  # and one layer's gradients
         "logits": tokens * (hidden * LOGITS if liger else vocabulary * LOGITS),
         "other": CONTEXT,
@@ -77,8 +97,10 @@ def plan(config: dict[str, Any], adapter: Adapter, have: float, bf16: bool, lige
 def cure(config: dict[str, Any], adapter: Adapter, have: float, bf16: bool, liger: bool) -> str:
     """Return which setting would fit where `adapter` does not."""
     free = {"batch": "auto", "disable_gradient_checkpointing": "auto"}
-    tries: list[dict[str, Any]] = [free, {**free, "quantization_bit": 4}]
-    tries += [{**free, "quantization_bit": 4, "cutoff_len": n} for n in (1024, 512, 256) if n < adapter.cutoff_len]
+    lora = {**free, "finetuning_type": "lora"}
+    tries: list[dict[str, Any]] = [free, {**free, "deepspeed": 3}] if adapter.gpus * adapter.nodes > 1 else [free]
+    tries += [lora, {**lora, "quantization_bit": 4}]
+    tries += [{**lora, "quantization_bit": 4, "cutoff_len": n} for n in (1024, 512, 256) if n < adapter.cutoff_len]
     for changes in tries:
         if plan(config, adapter.model_copy(update=changes), have, bf16, liger):
             return "with " + ", ".join(f"adapter.{name}: {value}" for name, value in changes.items() if getattr(adapter, name) != value) + " it would fit"

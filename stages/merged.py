@@ -1,4 +1,4 @@
-"""merged: base and adapter as one model, chat template and model card inside, after gate and parity check.
+"""merged: base and adapter as one model, or the tuned model itself, chat template and model card inside, after gate and parity check.
 
 Usage: stages/run merged --base models/base.json --adapter models/adapter --predictions data/predictions \
            --metrics metrics.json --template templates/export.yaml --card templates/card.md --templates templates/chat \
@@ -36,8 +36,8 @@ from stages.params import Gate, Merged, Params, read_params
 from stages.predictions import SERVING_BYTES, logprobs
 
 # Mean difference of log-probabilities (nats a token) that rounding explains. A merge rounds W + BA once to the weights'
-# precision, relative error 2^-24, 2^-11, 2^-8 for these. The embedded base moves by about 0.02 in bfloat16; a template or
-# tokenizer that differs moves by tenths of a nat.
+# precision, and so is a model rounded that was tuned in every weight: relative error 2^-24, 2^-11, 2^-8 for these. The
+# embedded base moves by about 0.02 in bfloat16; a template or tokenizer that differs moves by tenths of a nat.
 TOLERANCE = {"float32": 0.002, "float16": 0.01, "bfloat16": 0.06}
 
 
@@ -63,12 +63,16 @@ def look_up(known: dict, name: str, key: str) -> Any:
 
 
 def export_config(template: dict, params: Params, base: Path, adapter: Path, out: Path) -> dict:
-    """Return a LLaMA-Factory export config: the template, the parameters over it, then the paths of this run."""
+    """Return a LLaMA-Factory export config: the template, the parameters over it, then the paths of this run.
+
+    A model tuned in every weight was trained in float32, so that LLaMA-Factory's `auto` would not find the base's own dtype.
+    """
+    full, dtype = params.adapter.finetuning_type == "full", params.merged.dtype
     return template | {
-        "model_name_or_path": str(base),
-        "adapter_name_or_path": str(adapter),
+        "model_name_or_path": str(adapter if full else base),
+        "adapter_name_or_path": None if full else str(adapter),
         "template": params.adapter.template,
-        "infer_dtype": params.merged.dtype,
+        "infer_dtype": dtype_of(base) if full and dtype == "auto" else dtype,
         "export_dir": str(out),
     }
 

@@ -99,6 +99,7 @@ class Adapter(Section):
     """Names and meanings are LLaMA-Factory's own, but for `batch`, `gpus` and `nodes`; `auto` is settled by the stage."""
 
     template: Template
+    finetuning_type: Literal["lora", "full"]
     lora_rank: Annotated[int, Field(ge=1, le=512)]
     lora_alpha: Count
     lora_dropout: Annotated[float, Field(ge=0, lt=1)]
@@ -124,7 +125,21 @@ class Adapter(Section):
     torch_compile: bool
     gpus: Count
     nodes: Count
+    deepspeed: Literal[2, 3] | None
     seed: int
+
+    @model_validator(mode="after")
+    def every_trained_weight_can_move(self) -> "Adapter":
+        if self.finetuning_type == "full" and self.quantization_bit:
+            raise ValueError(f"quantization_bit is {self.quantization_bit} and finetuning_type 'full': "
+                             "weights in 4 bit cannot be trained, set adapter.quantization_bit to null or finetuning_type to lora")  # fmt: skip
+        return self
+
+    @model_validator(mode="after")
+    def shares_are_of_several(self) -> "Adapter":
+        if self.deepspeed and self.gpus * self.nodes == 1:
+            raise ValueError(f"deepspeed is {self.deepspeed}, which shares out among devices: set adapter.gpus or adapter.nodes above 1")
+        return self
 
 
 class Engine(Section):

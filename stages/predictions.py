@@ -3,8 +3,9 @@
 Usage: stages/run predictions --base models/base.json --adapter models/adapter --split data/split \
            --templates templates/chat --out data/predictions
 
-One vLLM server holds the base and the adapter, with our chat template. Each answer is written as it comes to
-.work/predictions/KEY, so that a killed run asks for the missing ones only.
+One vLLM server holds the base and the adapter, with our chat template; a model tuned in every weight has a server of its
+own after the base's. Each answer is written as it comes to .work/predictions/KEY, so that a killed run asks for the missing
+ones only.
 """
 
 import asyncio
@@ -58,9 +59,17 @@ def samples(part: Path, most: int | None) -> list[dict]:
     ]
 
 
+def shifts(params: Predictions, adapter: Path) -> list[tuple[str, ...]]:
+    """Return which models each server holds, one server after the other: only a LoRA adapter can share the base's."""
+    together = params.base_url or (adapter / "adapter_config.json").is_file()
+    return [MODELS] if together else [(model,) for model in MODELS]
+
+
 @contextmanager
-def endpoint(params: Predictions, base: Path, adapter: Path | None, chat_template: Path, log: Path) -> Iterator[str]:
-    """Yield the URL of a server that holds `base` and, if there is an adapter, `tuned`: the one named, or one of our own."""
+def endpoint(
+    params: Predictions, base: Path, adapter: Path | None, chat_template: Path, log: Path, models: tuple[str, ...] = MODELS
+) -> Iterator[str]:
+    """Yield the URL of a server that holds `models`, or `base` alone if there is no adapter: the one named, or one of our own."""
     if params.base_url:
         try:
             yield params.base_url.rstrip("/").removesuffix("/v1")
@@ -69,12 +78,13 @@ def endpoint(params: Predictions, base: Path, adapter: Path | None, chat_templat
         return
     options = server.device_options(params, params.concurrency)
     if adapter:
+        options["tokenizer"] = str(adapter)  # the training's own: its end-of-turn token is where answers stop
+    if adapter and models == MODELS:
         rank = lora_rank(read_json(adapter / "adapter_config.json")["r"])
         options |= {"enable_lora": "", "lora_modules": f"tuned={adapter}", "max_lora_rank": rank}
-        options["tokenizer"] = str(adapter)  # the training's own: its end-of-turn token is where answers stop
     with server.running(
-        base, log, params.batch_invariant,
-        served_model_name="base",
+        adapter if adapter and models == ("tuned",) else base, log, params.batch_invariant,
+        served_model_name=models[0],
         chat_template=str(chat_template),
         dtype=params.dtype, max_model_len=params.max_model_len, max_num_seqs=params.concurrency,
         generation_config="vllm",  # not the base's own sampling
@@ -236,15 +246,18 @@ def main() -> None:
     key = fingerprint(what_counts, record["files"], paths.adapter, part, chat_template)
     work = work_folder("predictions", key)
     before = sum(len(answered(work / f"{model}.jsonl")) for model in MODELS)
-    with endpoint(predictions, base_folder(record), paths.adapter, chat_template, work / "vllm.log") as url:
-        start = time.perf_counter()
-        for model in MODELS:
-            answer_all(url, model, asked, work / f"{model}.jsonl", predictions)
-        seconds = time.perf_counter() - start
-        files = {model: answered(work / f"{model}.jsonl") for model in MODELS}
-        rows = {model: [found[sample["id"]] for sample in asked] for model, found in files.items()}
-        kept = [row for row in rows["tuned"] if row["prediction"]][: predictions.parity_samples]
-        parity = logprobs(url, "tuned", kept)
+    rows, seconds = {}, 0.0
+    for models in shifts(predictions, paths.adapter):
+        with endpoint(predictions, base_folder(record), paths.adapter, chat_template, work / "vllm.log", models) as url:
+            start = time.perf_counter()
+            for model in models:
+                answer_all(url, model, asked, work / f"{model}.jsonl", predictions)
+                found = answered(work / f"{model}.jsonl")
+                rows[model] = [found[sample["id"]] for sample in asked]
+            seconds += time.perf_counter() - start
+            if "tuned" in models:
+                told = [row for row in rows["tuned"] if row["prediction"]]
+                parity = logprobs(url, "tuned", told[: predictions.parity_samples])
     fresh = sum(map(len, rows.values())) - before
     if fresh or not (work / "speed.json").exists():
         write_json(work / "speed.json", throughput(rows, seconds, fresh))  # kept for a run that finds all answered

@@ -29,7 +29,7 @@ class Packs(SFTDataCollatorWith4DAttentionMask):
 
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         self.block_diag_attn = False
-        batch = super().__call__(features)
+        batch: dict[str, torch.Tensor] = super().__call__(features)
         del batch["attention_mask"]
         return batch | {"cu_seq_lens_q": boundaries(batch["position_ids"])}
 
@@ -46,15 +46,16 @@ def boundaries(positions: torch.Tensor) -> torch.Tensor:
 
 def packed_attention(
     module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: None,
-    scaling: float | None = None, cu_seq_lens_q: torch.Tensor | None = None, **_: Any,
+    *, scaling: float, cu_seq_lens_q: torch.Tensor, **_: Any,
 ) -> tuple[torch.Tensor, None]:  # fmt: skip
     """Return causal attention [packs, tokens, heads, head] within each dialogue, of query, key and value [packs, heads, tokens, head].
 
     By torch's own FlashAttention, which runs on a GPU only.
     """
     packs, heads, tokens, head = query.shape
-    flat = [part.transpose(1, 2).reshape(packs * tokens, -1, head) for part in (query, key, value)]
-    found = varlen_attn(*flat, cu_seq_lens_q, cu_seq_lens_q, tokens, tokens, scale=scaling, window_size=(-1, 0), enable_gqa=True)
+    q, k, v = (part.transpose(1, 2).reshape(packs * tokens, -1, head) for part in (query, key, value))
+    found = varlen_attn(q, k, v, cu_seq_lens_q, cu_seq_lens_q, tokens, tokens, scale=scaling, window_size=(-1, 0), enable_gqa=True)
+    assert isinstance(found, torch.Tensor)
     return found.view(packs, tokens, heads, head), None
 
 
@@ -64,7 +65,7 @@ class Faster(TrainerCallback):
     def __init__(self, packed: bool, compiled: bool, bf16: bool) -> None:
         self.packed, self.compiled, self.bf16 = packed, compiled, bf16
 
-    def on_train_begin(self, *_: Any, model: torch.nn.Module, **__: Any) -> None:
+    def on_train_begin(self, *_: Any, model: Any, **__: Any) -> None:
         if self.packed:
             model.set_attn_implementation(PACKED)
         for module in model.modules():
@@ -76,7 +77,7 @@ class Faster(TrainerCallback):
 
 def main() -> None:
     config = yaml.safe_load(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    on_gpu = not config["use_cpu"]
+    on_gpu = torch.cuda.is_available()
     packed = on_gpu and config["neat_packing"]
     if packed:
         AttentionInterface.register(PACKED, packed_attention)

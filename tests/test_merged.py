@@ -4,7 +4,7 @@ import pytest
 
 from stages import merged
 from stages.params import Gate
-from tests.conftest import ROOT
+from tests.conftest import ROOT, params_with
 
 METRICS = {
     "part": "test",
@@ -38,6 +38,30 @@ def test_the_stage_stops_at_the_gate_and_merges_nothing(workplace, stage):
     (folder / "metrics.json").write_text(json.dumps(METRICS))
     done = stage("merged", base="b", adapter="a", predictions="p", metrics="metrics.json", template="t", card="c", templates="t", out="merged")
     assert done.status == 1 and "gate: rouge-l" in done.error and not (folder / "merged").exists()
+
+
+def exported(changes):
+    template = {"adapter_name_or_path": "models/adapter", "export_size": 5}
+    return merged.export_config(template, params_with(changes), ROOT / "models" / "tiny", ROOT / "adapter", ROOT / "out")
+
+
+def test_a_tuned_model_is_exported_itself_in_the_bases_own_precision_or_the_one_asked_for():
+    lora, full = exported({}), exported({"adapter.finetuning_type": "full"})
+    assert (lora["model_name_or_path"], lora["adapter_name_or_path"]) == (str(ROOT / "models" / "tiny"), str(ROOT / "adapter"))
+    assert (full["model_name_or_path"], full["adapter_name_or_path"]) == (str(ROOT / "adapter"), None)
+    assert (lora["infer_dtype"], full["infer_dtype"]) == ("auto", "bfloat16")
+    assert exported({"adapter.finetuning_type": "full", "merged.dtype": "float16"})["infer_dtype"] == "float16"
+
+
+def test_the_card_says_how_it_was_tuned():
+    metrics, parity = json.loads((ROOT / "metrics.json").read_text()), {"mean": 0.01, "tolerance": 0.06}
+    template = ROOT / "templates" / "card.md"
+    lora, full = (
+        merged.card(template, base={"model": "tiny"}, metrics=metrics, params=params_with({"adapter.finetuning_type": kind}), parity=parity)
+        for kind in ("lora", "full")
+    )
+    assert "question-answering, lora]" in lora and "- LoRA：rank 8，alpha 16，学习率" in lora and "评测并合并而成" in lora
+    assert "question-answering]" in full and "- 全参数微调，学习率" in full and "lora" not in full.lower() and "合并" not in full
 
 
 def test_other_token_ids_fail_the_parity_check(capsys):

@@ -18,6 +18,10 @@ from tests.conftest import ROOT, default_params
         ({"base.source": "modelscope"}, ["base", "base.model"]),
         ({"serve.port": 70000}, ["serve.port", "70000", "65535"]),
         ({"predictions.max_new_tokens": 4096}, ["max_new_tokens", "4096", "2048"]),
+        ({"adapter.finetuning_type": "full", "adapter.quantization_bit": 4}, ["adapter", "quantization_bit is 4", "finetuning_type 'full'"]),
+        ({"adapter.finetuning_type": "freeze"}, ["adapter.finetuning_type", "'freeze'", "'full'"]),
+        ({"adapter.deepspeed": 3}, ["deepspeed is 3", "adapter.gpus"]),
+        ({"adapter.deepspeed": 1, "adapter.gpus": 2}, ["adapter.deepspeed", "1", "2 or 3"]),
         ({"speed": {}}, ["speed", "unknown"]),
     ],
 )

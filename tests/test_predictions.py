@@ -173,6 +173,27 @@ def test_every_knob_of_the_server_reaches_its_command_line(tmp_path, monkeypatch
     assert seen["max_lora_rank"] == 16 and seen["chat_template"].endswith("qwen.jinja")
 
 
+def test_a_model_tuned_in_every_weight_has_a_server_of_its_own_after_the_bases(tmp_path, monkeypatch):
+    seen = []
+
+    @contextmanager
+    def running(model, log, batch_invariant, **options):
+        seen.append((model, options["served_model_name"], options["tokenizer"], "enable_lora" in options))
+        yield "http://127.0.0.1:1"
+
+    monkeypatch.setattr(server, "running", running)
+    (tmp_path / "config.json").write_text("{}")
+    chosen = params_with().predictions
+    for models in predictions.shifts(chosen, tmp_path):
+        with predictions.endpoint(chosen, ROOT, tmp_path, tmp_path / "qwen.jinja", tmp_path / "log", models):
+            pass
+    assert seen == [(ROOT, "base", str(tmp_path), False), (tmp_path, "tuned", str(tmp_path), False)]
+    (tmp_path / "adapter_config.json").write_text('{"r": 8}')
+    assert predictions.shifts(chosen, tmp_path) == [("base", "tuned")]
+    (tmp_path / "adapter_config.json").unlink()
+    assert predictions.shifts(params_with({"predictions.base_url": "http://10.0.0.1:8000"}).predictions, tmp_path) == [("base", "tuned")]
+
+
 def test_a_server_that_cannot_be_reached_is_named_in_one_line(tmp_path, capsys):
     chosen = params_with({"predictions.base_url": "http://127.0.0.1:9/v1"}).predictions
     with pytest.raises(SystemExit), predictions.endpoint(chosen, ROOT, tmp_path, tmp_path, tmp_path) as url:

@@ -1,3 +1,4 @@
+import json
 import shutil
 import socket
 import sys
@@ -6,7 +7,7 @@ import pytest
 
 from stages.params import read_params
 from tests.conftest import ROOT, default_params
-from tools import doctor, profile, serve, table
+from tools import board, doctor, profile, serve, table
 
 PROFILES = sorted(file.stem for file in (ROOT / "profiles").glob("*.yaml"))
 
@@ -96,3 +97,17 @@ def test_doctor_names_versions_hardware_and_what_is_missing(workplace, capsys):
     for words in ("llamafactory  0.9.5", "vllm", "build)", "torch", "dvc", "disk", "memory", "/nowhere/d.jsonl: no such file"):
         assert words in out
     assert table.show
+
+
+def test_the_board_holds_the_adapter_on_its_base_or_the_tuned_model_alone(workplace, capsys):
+    folder = workplace()
+    (folder / "models" / "adapter").mkdir(parents=True)
+    with pytest.raises(SystemExit):
+        board.settings()
+    assert "models/adapter: no adapter: run 'dvc repro adapter' to make it" in capsys.readouterr().err
+    (folder / "models" / "base.json").write_text(json.dumps({"path": str(ROOT / "models" / "tiny")}))
+    (folder / "models" / "adapter" / "adapter_config.json").touch()
+    tiny = str(ROOT / "models" / "tiny")
+    assert board.settings() == {"model_name_or_path": tiny, "adapter_name_or_path": "models/adapter", "template": "qwen"}
+    (folder / "models" / "adapter" / "adapter_config.json").rename(folder / "models" / "adapter" / "config.json")
+    assert board.settings() == {"model_name_or_path": "models/adapter", "template": "qwen"}

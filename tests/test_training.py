@@ -1,4 +1,4 @@
-"""Real trainings that `make test` has no time for: two processes as two GPUs would, packs, a base in 4 bit."""
+"""Real trainings that `make test` has no time for: two processes as two GPUs would, ZeRO, packs, a base in 4 bit, every weight."""
 
 import json
 import re
@@ -15,22 +15,25 @@ from tests.test_faults import running_in
 
 pytestmark = pytest.mark.soak
 SHORT = {"adapter.max_steps": 8, "adapter.max_samples": 64, "adapter.eval_steps": 4, "adapter.batch": "auto"}
+FULL = {"adapter.finetuning_type": "full", "adapter.learning_rate": 0.0002}
+ANSWERED = {"predictions.max_samples": 12, "predictions.max_new_tokens": 48, "merged.gate": {"scores": {}, "gains": {"bleu-4": -100.0}}}
 
 
 def command(project: Project) -> list[str]:
     return shlex.split(YAML(typ="safe").load(project.folder / "dvc.yaml")["stages"]["adapter"]["cmd"])
 
 
-def test_two_processes_reach_the_loss_of_one(tmp_path):
+@pytest.mark.parametrize("kind", [{}, FULL])
+def test_two_processes_reach_the_loss_of_one_whatever_is_shared_out(tmp_path, kind):
     project, losses, steps = Project(tmp_path / "xinglin"), [], []
     project.dvc("repro", "split", "base")
-    for processes in (1, 2):
-        project.set(SHORT | {"adapter.gpus": processes})
+    for processes, zero in ((1, None), (2, None), (2, 2), (2, 3)):
+        project.set(SHORT | kind | {"adapter.gpus": processes, "adapter.deepspeed": zero, "adapter.bf16": False})
         out = project.run(*command(project)).stdout
         steps.append(re.search(r"adapter: (\d+) × 1024 tokens at once, (\d+) times a step", out).groups())
         losses.append(json.loads((project.folder / "plots" / "loss" / "training.json").read_text())["best_validation_loss"])
-    assert steps == [("4", "1"), ("2", "1")]
-    assert losses[1] == pytest.approx(losses[0], rel=0.01)
+    assert steps == [("4", "1"), ("2", "1"), ("2", "1"), ("2", "1")]
+    assert losses[1:] == pytest.approx(losses[:1] * 3, rel=0.01)
 
 
 def test_a_dead_worker_ends_the_stage_with_the_reason_and_leaves_no_process(tmp_path):
@@ -59,3 +62,18 @@ def test_packs_and_a_base_in_4_bit_are_learnt_from(tmp_path, changes):
     project.run(*command(project))
     losses = [float(line.split(",")[2]) for line in (project.folder / "plots" / "loss" / "validation.csv").read_text().splitlines()[1:]]
     assert losses[-1] < losses[0] < 6 and (project.folder / "models" / "adapter" / "adapter_model.safetensors").exists()
+
+
+def test_a_model_tuned_in_every_weight_goes_through_the_whole_pipeline(tmp_path):
+    project = Project(tmp_path / "xinglin")
+    project.set(SHORT | FULL | ANSWERED)
+    project.dvc("repro")
+    assert {file.name for file in (project.folder / "models" / "adapter").iterdir()} == {
+        "chat_template.jinja", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
+    }  # fmt: skip
+    base, tuned = ((project.folder / "data" / "predictions" / f"{name}.jsonl").read_text().splitlines() for name in ("base", "tuned"))
+    assert len(base) == len(tuned) == 12 and base != tuned
+    merged = project.folder / "models" / "merged"
+    parity, config = (json.loads((merged / name).read_text()) for name in ("parity.json", "config.json"))
+    assert 0 < parity["mean"] <= parity["tolerance"] and config["dtype"] == "bfloat16"
+    assert "全参数微调" in (merged / "README.md").read_text(encoding="utf-8")

@@ -14,14 +14,14 @@ ADAPTER, SPLIT, BASE = Path("models/adapter"), Path("data/split"), Path("models/
 
 
 def settings() -> dict:
-    """Return what both pages need: the base's folder, the adapter's, the template."""
+    """Return what both pages need: the base's folder and the adapter's, or the tuned model's alone, and the template."""
+    template = read_params().adapter.template
+    if (ADAPTER / "config.json").is_file():
+        return {"model_name_or_path": str(ADAPTER), "template": template}
     if not (ADAPTER / "adapter_config.json").is_file():
         fail(f"{ADAPTER}: no adapter: run 'dvc repro adapter' to make it")
-    return {
-        "model_name_or_path": str(base_folder(read_json(BASE))),
-        "adapter_name_or_path": str(ADAPTER),
-        "template": read_params().adapter.template,
-    }
+    base = base_folder(read_json(BASE))
+    return {"model_name_or_path": str(base), "adapter_name_or_path": str(ADAPTER), "template": template}
 
 
 def chat(known: dict) -> None:
@@ -36,7 +36,8 @@ def webui(known: dict) -> None:
     from llamafactory.webui import engine, interface
     from llamafactory.webui.components import top
 
-    adapter, resume = known["adapter_name_or_path"], engine.Engine.resume
+    adapters = [known["adapter_name_or_path"]] if "adapter_name_or_path" in known else []
+    resume = engine.Engine.resume
     train = {"value": ["train"], "choices": ["train", "val", "test"]}
     filled = {
         "train.dataset_dir": {"value": str(SPLIT)},
@@ -53,7 +54,7 @@ def webui(known: dict) -> None:
         return known["model_name_or_path"], known["template"]
 
     def list_checkpoints(model_name, finetuning_type):
-        return gr.Dropdown(value=[adapter], choices=[adapter], multiselect=True)
+        return gr.Dropdown(value=adapters, choices=adapters, multiselect=True)
 
     engine.load_config = lambda: {"lang": "zh", "hub_name": "modelscope", "last_model": "Custom", "path_dict": {}}
     engine.Engine.resume = resume_filled
