@@ -52,9 +52,11 @@ def compressed(kind: str, model: Path, rows: Path, out: Path) -> None:
         recipe = GPTQModifier(config_groups={"4 bit": QuantizationScheme(targets=["Linear"], weights=weights)}, **common)
         oneshot(model=loaded, recipe=recipe, dataset=dialogues, max_seq_length=CUT, num_calibration_samples=len(dialogues))
     loaded.save_pretrained(out)
+    for file in out.glob("*.safetensors"):
+        file.chmod(0o644)  # llm-compressor's are its user's alone
     for file in model.iterdir():
         if file.is_file() and file.name not in OWN and ".safetensors" not in file.name:
-            shutil.copyfile(file, out / file.name)  # template, tokenizer, penalty: byte for byte
+            shutil.copyfile(file, out / file.name)  # template, tokenizer, penalty, card: byte for byte
 
 
 def vocabulary(tokenizer: dict, size: int) -> tuple[list[str], list[str]]:
@@ -90,7 +92,7 @@ def gguf(model: Path, out: Path) -> None:
     put_tokenizer(writer, model, config, library.TokenType)
     names = library.get_tensor_name_map(arch, config["num_hidden_layers"])
     for name, tensor in tensors(model):
-        if name == "lm_head.weight" and config["tie_word_embeddings"]:
+        if name == "lm_head.weight" and config.get("tie_word_embeddings"):
             continue
         block = tensor.ndim == 2 and tensor.shape[1] % BLOCK == 0
         kind = library.GGMLQuantizationType.Q8_0 if block else library.GGMLQuantizationType.F32
@@ -99,6 +101,7 @@ def gguf(model: Path, out: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file(progress=True)
     writer.close()
+    shutil.copyfile(model / "README.md", out / "README.md")
 
 
 def describe(writer: Any, config: dict, kind: int) -> None:

@@ -2,13 +2,14 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import jinja2
 import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
-from stages import exports, quantized
+from stages import exports, llama, quantized
 from stages.params import Metrics
 from stages.scores import NAMES, RATES
 from tests.conftest import ROOT, Project, params_with
@@ -60,6 +61,21 @@ def test_the_modelfile_holds_file_template_penalty_context_and_stops():
     assert text.startswith('FROM ./xinglin.gguf\nTEMPLATE """{{ .Prompt }}\n"""\n') and "SYSTEM" not in text
     settings = dict(line.split(" ", 2)[1:] for line in text.splitlines() if line.startswith("PARAMETER"))
     assert settings == {"temperature": "0", "repeat_penalty": "1.3", "repeat_last_n": "2048", "num_ctx": "2048", "stop": '"<|im_end|>"'}
+
+
+def test_llama_cpp_is_set_to_context_and_penalty_of_the_parameters():
+    params = SimpleNamespace(model=SimpleNamespace(), sampling=SimpleNamespace())
+    llama.settings(params, "xinglin.gguf", 8000, 2048, 1.3)
+    assert (params.model.path, params.hostnames, params.port) == ("xinglin.gguf", ["127.0.0.1"], 8000)
+    assert params.n_ctx == 2048 * params.n_parallel
+    assert (params.sampling.penalty_repeat, params.sampling.penalty_last_n) == (1.3, 2048)
+
+
+@pytest.mark.parametrize(("gpu", "expected"), [(False, ["float32", "float32", "bfloat16"]), (True, ["float32", "bfloat16", "bfloat16"])])
+def test_a_precision_that_a_format_has_no_kernels_for_becomes_bfloat16(monkeypatch, gpu, expected):
+    monkeypatch.setattr(exports.server, "on_gpu", lambda: gpu)
+    assert [exports.dtype(kind, "float32") for kind in ("merged", "fp8", "gptq")] == expected
+    assert exports.dtype("gptq", "auto") == "auto"
 
 
 def test_calibration_is_of_training_rows_with_their_answers(tmp_path):
