@@ -1,11 +1,11 @@
 """exports: the merged model in lighter formats, and what each costs: size, scores, the difference to the merged model, speed.
 
-Usage: stages/run exports --model models/merged --split data/split --templates templates/ollama --out models/exports \
-           --answers data/exports --metrics evaluations/exports.json
+Usage: stages/run exports --model models/merged --split data/split --templates templates/ollama \
+           --requirements requirements/export.txt --out models/exports --answers data/exports --metrics evaluations/exports.json
 
 Each format answers the part that predictions answers, with the same settings: fp8 and gptq by vLLM, gguf by llama.cpp,
 whose token ids of every prompt must be those of the merged model. An export that is there already, made from the same
-model and rows, is kept.
+model and rows by the same libraries, is kept.
 """
 
 import hashlib
@@ -72,10 +72,9 @@ def stops(model: Path) -> list[str]:
     return [token["content"] for token in read_json(model / "tokenizer.json")["added_tokens"] if token["id"] in ends]
 
 
-def make(kind: str, model: Path, rows: list[dict], params: Params, ollama: Path, out: Path) -> None:
-    """Write the model in another format to the folder `out`, unless it is there, made from the same."""
-    template = (ollama / f"{params.adapter.template}.tmpl").read_text(encoding="utf-8")
-    key = fingerprint(kind, model, rows, template, params.predictions.max_model_len)
+def make(kind: str, model: Path, rows: list[dict], modelfile: str, requirements: Path, out: Path) -> None:
+    """Write the model in another format to the folder `out`, unless it is there, made from the same by the same."""
+    key = fingerprint(kind, model, rows, modelfile, requirements, Path(quantized.__file__))
     if (out / "export.json").exists() and read_json(out / "export.json")["key"] == key:
         print(f"exports: {out} is there already")
         return
@@ -85,9 +84,8 @@ def make(kind: str, model: Path, rows: list[dict], params: Params, ollama: Path,
         words = {"model": model, "format": kind, "rows": file, "out": folder}
         options = [str(word) for name, value in words.items() for word in (f"--{name}", value)]
         call([str(export_python()), "-m", quantized.__name__, *options], {"HF_HUB_OFFLINE": "1"})
-        if kind == "gguf":
-            text = modelfile(template, stops(model), params.predictions.repetition_penalty, params.predictions.max_model_len)
-            (folder / "Modelfile").write_text(text, encoding="utf-8")
+        if modelfile:
+            (folder / "Modelfile").write_text(modelfile, encoding="utf-8")
         write_json(folder / "export.json", {"key": key})
 
 
@@ -177,16 +175,18 @@ def show(found: dict) -> str:
 
 
 def main() -> None:
-    paths = arguments(__doc__, "model", "split", "templates", "out", "answers", "metrics")
+    paths = arguments(__doc__, "model", "split", "templates", "requirements", "out", "answers", "metrics")
     params = read_params()
     if not params.merged.exports:
         fail("params.yaml: merged.exports: []: nothing to make, expected one or more of fp8, gptq, gguf", 2)
     export_python()
     kinds: list[str] = list(dict.fromkeys(params.merged.exports))
     need_space(Path("."), (1 + len(kinds)) * weights_bytes(paths.model), "the exports")
-    rows = calibration(paths.split / "train.jsonl")
+    rows = {"gptq": calibration(paths.split / "train.jsonl")}
+    template = (paths.templates / f"{params.adapter.template}.tmpl").read_text(encoding="utf-8")
+    text = modelfile(template, stops(paths.model), params.predictions.repetition_penalty, params.predictions.max_model_len)
     for kind in kinds:
-        make(kind, paths.model, rows if kind == "gptq" else [], params, paths.templates, paths.out / kind)
+        make(kind, paths.model, rows.get(kind, []), text if kind == "gguf" else "", paths.requirements, paths.out / kind)
     for stale in paths.out.iterdir():
         if stale.name not in kinds:
             remove(stale)

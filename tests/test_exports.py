@@ -2,17 +2,21 @@
 
 import json
 import re
+import shutil
 from types import SimpleNamespace
 
 import jinja2
 import numpy as np
 import pytest
 from ruamel.yaml import YAML
+from tokenizers import Tokenizer
 
 from stages import exports, llama, quantized
+from stages.merged import put_template
 from stages.params import Metrics
 from stages.scores import NAMES, RATES
 from tests.conftest import ROOT, Project, params_with
+from tests.test_templates import dialogues, messages
 
 TEMPLATES = [file.stem for file in sorted((ROOT / "templates" / "chat").glob("*.jinja"))]
 TURNS = [{"role": "user", "content": "感冒怎么办？"}, {"role": "assistant", "content": "多喝水。"}, {"role": "user", "content": "要吃药吗？\n小孩"}]
@@ -130,7 +134,7 @@ def test_other_token_ids_of_a_prompt_are_named(capsys):
 
 
 def test_nothing_to_export_and_an_unknown_format_are_one_line(workplace, stage):
-    paths = dict.fromkeys(("model", "split", "templates", "out", "answers", "metrics"), "nothing")
+    paths = dict.fromkeys(("model", "split", "templates", "requirements", "out", "answers", "metrics"), "nothing")
     workplace()
     done = stage("exports", **paths)
     assert done.status == 2 and "merged.exports: []" in done.error and "fp8, gptq, gguf" in done.error
@@ -143,6 +147,21 @@ def test_a_change_of_exports_merges_nothing_anew():
     stages = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
     keys = {key.split(".")[1] for key in stages["merged"]["params"] if key.startswith("merged.")}
     assert keys == set(type(params_with().merged).model_fields) - {"exports"}
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_llama_cpp_reads_every_prompt_as_the_tokens_of_the_merged_model(tmp_path, name):
+    model = tmp_path / "merged"
+    shutil.copytree(ROOT / "models" / "tiny", model)
+    put_template(ROOT / "templates" / "chat" / f"{name}.jinja", model, 1.3)
+    params = params_with({"adapter.template": name})
+    exports.make("gguf", model, [], "FROM ./xinglin.gguf", ROOT / "requirements" / "export.txt", tmp_path / "gguf")
+    asked = [{"id": str(i), "messages": messages(*dialogue)} for i, dialogue in enumerate(dialogues())]
+    with exports.serving("gguf", tmp_path / "gguf", params, tmp_path / "log") as url:
+        found = exports.prompts(url, "gguf", asked)
+    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+    exports.same_prompts({row["id"]: tokenizer.encode(render(name, row["messages"]), add_special_tokens=False).ids for row in asked}, found, "gguf")
 
 
 @pytest.mark.soak
