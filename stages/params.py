@@ -18,6 +18,7 @@ Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Format = Literal["fp8", "gptq", "gguf"]
 Template = Literal["qwen", "qwen3_nothink", "deepseekr1"]
 
 
@@ -204,6 +205,7 @@ class Merged(Section):
     gate: Gate
     dtype: Dtype
     tolerance: Annotated[float, Field(gt=0)] | None
+    exports: list[Format]
 
 
 class Serve(Engine):

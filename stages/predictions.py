@@ -128,7 +128,7 @@ async def ask(client: aiohttp.ClientSession, sample: dict, model: str, params: P
         if status == 200:
             break
         first = 1 if turns[0]["role"] == "system" else 0
-        if status != 400 or "context length" not in text or len(turns) <= first + 1:
+        if status != 400 or "context" not in text or len(turns) <= first + 1:
             raise Refused(f"{model}: sample {sample['id']}: the server says {status}: {text[:300]}")
         turns = turns[:first] + turns[first + 2 :]
     reply = orjson.loads(text)

@@ -1,4 +1,4 @@
-"""A vLLM OpenAI server as a context manager: started on a free port, watched while it loads, stopped whatever happens."""
+"""An OpenAI server, vLLM's for most, as a context manager: started on a free port, watched while it loads, stopped whatever happens."""
 
 import contextlib
 import json
@@ -89,25 +89,33 @@ def socket_folder() -> str:
 
 @contextmanager
 def running(model: Path | str, log: Path, batch_invariant: bool = False, /, **options: str | int | float | None) -> Iterator[str]:
-    """Yield the base URL (`http://127.0.0.1:PORT`) of a vLLM server that is up; its output goes to `log`.
+    """Yield the base URL (`http://127.0.0.1:PORT`) of a vLLM server that is up; its output goes to `log`."""
+    port = free_port()
+    with up("vLLM", command(model, host="127.0.0.1", port=port, **options), environment(batch_invariant), port, log) as url:
+        yield url
+
+
+@contextmanager
+def up(name: str, line: list[str], variables: dict[str, str], port: int, log: Path) -> Iterator[str]:
+    """Yield the base URL of the server that the command `line` starts on `port`; its output goes to `log`.
 
     A server that fails to start, or dies in the block, ends the program with the end of its log.
     """
-    need_space(log.parent, SPARE_BYTES, "vLLM's log")
-    port, sockets, process = free_port(), None, None
+    need_space(log.parent, SPARE_BYTES, f"{name}'s log")
+    sockets, process = None, None
     try:
         sockets = socket_folder()
         with log.open("wb") as output:
             process = subprocess.Popen(
-                command(model, host="127.0.0.1", port=port, **options), env=environment(batch_invariant) | {"TMPDIR": sockets},
+                line, env=variables | {"TMPDIR": sockets},
                 stdout=output, stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=die_with_parent,
             )  # fmt: skip
-        wait_until_up(process, port, log)
+        wait_until_up(name, process, port, log)
         yield f"http://127.0.0.1:{port}"
     except (httpx.TransportError, aiohttp.ClientError) as error:
         time.sleep(1)  # a dying server closes its port before it is gone
         if process and process.poll() is not None:
-            fail(f"vLLM died with status {process.returncode}; the end of {log}:\n{tail(log)}")
+            fail(f"{name} died with status {process.returncode}; the end of {log}:\n{tail(log)}")
         raise error
     finally:
         if process:
@@ -116,19 +124,19 @@ def running(model: Path | str, log: Path, batch_invariant: bool = False, /, **op
             shutil.rmtree(sockets, ignore_errors=True)
 
 
-def wait_until_up(process: subprocess.Popen, port: int, log: Path) -> None:
+def wait_until_up(name: str, process: subprocess.Popen, port: int, log: Path) -> None:
     """Return when the server answers /health; stop the program if it ends or takes too long."""
     start = time.monotonic()
-    print(f"vLLM loads on port {port}, log in {log} …", file=sys.stderr, flush=True)
+    print(f"{name} loads on port {port}, log in {log} …", file=sys.stderr, flush=True)
     while time.monotonic() - start < START_SECONDS:
         if process.poll() is not None:
-            fail(f"vLLM did not start, status {process.returncode}; the end of {log}:\n{tail(log)}")
+            fail(f"{name} did not start, status {process.returncode}; the end of {log}:\n{tail(log)}")
         with contextlib.suppress(httpx.TransportError):
             if httpx.get(f"http://127.0.0.1:{port}/health", timeout=5).is_success:
-                print(f"vLLM is up after {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+                print(f"{name} is up after {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
                 return
         time.sleep(0.5)
-    fail(f"vLLM did not start within {START_SECONDS} s; the end of {log}:\n{tail(log)}")
+    fail(f"{name} did not start within {START_SECONDS} s; the end of {log}:\n{tail(log)}")
 
 
 def tail(log: Path) -> str:

@@ -51,9 +51,9 @@ def copy_project(folder: Path) -> Path:
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
-    for name in (".venv", ".venv-vllm"):
+    for name in (".venv", ".venv-vllm", ".venv-export"):
         link = folder.parent / name
-        if not link.exists():
+        if (ROOT / name).exists() and not link.exists():
             link.symlink_to(ROOT / name)
     git = ["git", "-C", str(folder), "-c", "user.name=test", "-c", "user.email=test@localhost"]
     subprocess.run([*git, "init", "-q", "-b", "main"], check=True)

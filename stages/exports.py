@@ -1,0 +1,215 @@
+"""exports: the merged model in lighter formats, and what each costs: size, scores, the difference to the merged model, speed.
+
+Usage: stages/run exports --model models/merged --split data/split --templates templates/ollama \
+           --requirements requirements/export.txt --out models/exports --answers data/exports --metrics evaluations/exports.json
+
+Each format answers the part that predictions answers, with the same settings: fp8 and gptq by vLLM, gguf by llama.cpp,
+whose token ids of every prompt must be those of the merged model. An export that is there already, made from the same
+model and rows by the same libraries, is kept.
+"""
+
+import hashlib
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import numpy as np
+import orjson
+
+from stages import llama, quantized, server
+from stages.common import (
+    arguments,
+    call,
+    fail,
+    fingerprint,
+    need_space,
+    read_json,
+    read_jsonl,
+    remove,
+    whole,
+    work_folder,
+    write_json,
+    write_jsonl,
+)
+from stages.metrics import MEANING, interval, scored
+from stages.params import Metrics, Params, read_params
+from stages.predictions import SECONDS, answer_all, answered, post, samples, throughput
+from stages.rows import messages
+from stages.scores import NAMES, RATES
+
+CALIBRATION = 128  # rows of the training part that GPTQ rounds by
+MERGED = "merged"
+
+
+def export_python() -> Path:
+    """Return the Python of .venv-export, which stands beside the environment that runs this."""
+    python = Path(sys.prefix).parent / ".venv-export" / "bin" / "python"
+    if not python.exists():
+        fail(f"{python}: no environment for exports: run 'make exports', which installs it")
+    return python
+
+
+def calibration(train: Path) -> list[dict]:
+    """Return the dialogues of CALIBRATION rows of the training part, drawn by their content."""
+    rows = sorted(read_jsonl(train), key=lambda row: hashlib.sha256(orjson.dumps(row)).digest())[:CALIBRATION]
+    return [{"messages": [*messages(row), {"role": "assistant", "content": row["output"]}]} for row in rows]
+
+
+def modelfile(template: str, stops: list[str], penalty: float, tokens: int) -> str:
+    """Return Ollama's Modelfile: greedy, the penalty that was scored, over the whole conversation."""
+    settings = {"temperature": 0, "repeat_penalty": penalty, "repeat_last_n": tokens, "num_ctx": tokens}
+    lines = [f"PARAMETER {name} {value}" for name, value in settings.items()]
+    lines += [f'PARAMETER stop "{stop}"' for stop in stops]
+    return "\n".join(["FROM ./xinglin.gguf", f'TEMPLATE """{template}"""', *lines]) + "\n"
+
+
+def stops(model: Path) -> list[str]:
+    """Return the texts of the tokens that end an answer."""
+    ends = set(read_json(model / "generation_config.json")["eos_token_id"])
+    return [token["content"] for token in read_json(model / "tokenizer.json")["added_tokens"] if token["id"] in ends]
+
+
+def make(kind: str, model: Path, rows: list[dict], modelfile: str, requirements: Path, out: Path) -> None:
+    """Write the model in another format to the folder `out`, unless it is there, made from the same by the same."""
+    key = fingerprint(kind, model, rows, modelfile, requirements, Path(quantized.__file__))
+    if (out / "export.json").exists() and read_json(out / "export.json")["key"] == key:
+        print(f"exports: {out} is there already")
+        return
+    file = work_folder("exports", fingerprint(rows)) / "calibration.jsonl"
+    write_jsonl(file, rows)
+    with whole(out) as folder:
+        words = {"model": model, "format": kind, "rows": file, "out": folder}
+        options = [str(word) for name, value in words.items() for word in (f"--{name}", value)]
+        call([str(export_python()), "-m", quantized.__name__, *options], {"HF_HUB_OFFLINE": "1"})
+        if modelfile:
+            (folder / "Modelfile").write_text(modelfile, encoding="utf-8")
+        write_json(folder / "export.json", {"key": key})
+
+
+@contextmanager
+def serving(kind: str, model: Path, params: Params, log: Path) -> Iterator[str]:
+    """Yield the URL of a server of the format: vLLM as predictions sets it up, llama.cpp for gguf."""
+    settings = params.predictions
+    if kind == "gguf":
+        port = server.free_port()
+        line = [str(export_python()), "-m", llama.__name__, str(model / "xinglin.gguf")]
+        line += [str(word) for word in (port, settings.max_model_len, settings.repetition_penalty)]
+        with server.up("llama.cpp", line, server.environment(), port, log) as url:
+            yield url
+        return
+    limits = {"max_model_len": settings.max_model_len, "max_num_seqs": settings.concurrency}
+    options = server.device_options(settings) | {"served_model_name": kind, "dtype": dtype(kind, settings.dtype)}
+    with server.running(model, log, settings.batch_invariant, **limits, **options) as url:
+        yield url
+
+
+def dtype(kind: str, wanted: str) -> str:
+    """Return the precision that vLLM computes in: its 4 bit kernels know no float32, its FP8 kernels do on a CPU only."""
+    return "bfloat16" if wanted == "float32" and (kind == "gptq" or (kind == "fp8" and server.on_gpu())) else wanted
+
+
+def prompts(url: str, kind: str, asked: list[dict]) -> dict[str, list[int]]:
+    """Return the token ids that the server makes of each sample's messages, by the sample's id."""
+    found = {}
+    with httpx.Client(base_url=url, timeout=SECONDS) as client:
+        for row in asked:
+            body: dict = {"model": kind, "messages": row["messages"]}
+            if kind == "gguf":
+                body = {"content": post(client, "/apply-template", body)["prompt"], "add_special": False, "parse_special": True}
+            found[row["id"]] = post(client, "/tokenize", body)["tokens"]
+    return found
+
+
+def same_prompts(merged: dict[str, list[int]], other: dict[str, list[int]], kind: str) -> None:
+    """Stop where an export reads a prompt as other token ids than the merged model does."""
+    for sample, ids in merged.items():
+        if other[sample] != ids:
+            fail(f"{kind}: sample {sample}: the prompt is read as other token ids than by the merged model")
+
+
+def answers(kind: str, model: Path, asked: list[dict], params: Params) -> tuple[list[dict], dict, dict[str, list[int]]]:
+    """Return the rows answered, their speed, and the token ids of the prompts; a killed run goes on where it stopped."""
+    what_counts = params.predictions.model_dump(exclude={"concurrency", "data_parallel_size", "gpu_memory_utilization", "parity_samples"})
+    work = work_folder(f"exports-{kind}", fingerprint(what_counts, model, [sample["id"] for sample in asked]))
+    file = work / "answers.jsonl"
+    with serving(kind, model, params, work / "server.log") as url:
+        ids = prompts(url, kind, asked)
+        before, start = len(answered(file)), time.perf_counter()
+        answer_all(url, kind, asked, file, params.predictions)
+        seconds = time.perf_counter() - start
+    rows = [answered(file)[sample["id"]] for sample in asked]
+    if len(rows) > before or not (work / "speed.json").exists():
+        write_json(work / "speed.json", throughput({kind: rows}, seconds, len(rows) - before))
+    return rows, read_json(work / "speed.json"), ids
+
+
+def weights_bytes(folder: Path) -> int:
+    """Return the bytes of the files that hold the weights."""
+    return sum(file.stat().st_size for file in folder.iterdir() if file.suffix in (".safetensors", ".gguf"))
+
+
+def summary(values: np.ndarray, merged: np.ndarray, names: list[str], metrics: Metrics) -> dict:
+    """Return means, rates, and the paired difference to the merged model with its 95 % interval; arrays are [samples, names + RATES]."""
+    width = len(names)
+    found: dict = dict(zip(names, np.round(values[:, :width].mean(0), 4).tolist(), strict=True))
+    found |= dict(zip(RATES, np.round(100 * values[:, width:].mean(0), 2).tolist(), strict=True))
+    moved = values[:, :width] - merged[:, :width]
+    bounds = interval(moved, metrics)
+    found["difference"] = {n: {"mean": round(m, 4), **b} for n, m, b in zip(names, moved.mean(0).tolist(), bounds, strict=True)}
+    return found
+
+
+def show(found: dict) -> str:
+    """Return the formats as a table for the terminal."""
+    names = [name for name in (*NAMES, MEANING) if name in found[MERGED]]
+    lines = [f"{'':8}{'MB':>9}" + "".join(f"{name:>9}" for name in names) + f"{'rouge-l to merged':>26}{'repeat %':>10}{'answers/s':>11}"]
+    for kind, one in found.items():
+        moved = one["difference"]["rouge-l"]
+        span = "" if kind == MERGED else f"{moved['mean']:+.2f} [{moved['low']:+.2f}, {moved['high']:+.2f}]"
+        scores = "".join(f"{one[name]:9.2f}" for name in names)
+        lines.append(f"{kind:8}{one['bytes'] / 1e6:9.1f}{scores}{span:>26}{one['repetitive']:10.1f}{one['samples_per_second']:11.2f}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    paths = arguments(__doc__, "model", "split", "templates", "requirements", "out", "answers", "metrics")
+    params = read_params()
+    if not params.merged.exports:
+        fail("params.yaml: merged.exports: []: nothing to make, expected one or more of fp8, gptq, gguf", 2)
+    export_python()
+    kinds: list[str] = list(dict.fromkeys(params.merged.exports))
+    need_space(Path("."), (1 + len(kinds)) * weights_bytes(paths.model), "the exports")
+    rows = {"gptq": calibration(paths.split / "train.jsonl")}
+    template = (paths.templates / f"{params.adapter.template}.tmpl").read_text(encoding="utf-8")
+    text = modelfile(template, stops(paths.model), params.predictions.repetition_penalty, params.predictions.max_model_len)
+    for kind in kinds:
+        make(kind, paths.model, rows.get(kind, []), text if kind == "gguf" else "", paths.requirements, paths.out / kind)
+    for stale in paths.out.iterdir():
+        if stale.name not in kinds:
+            remove(stale)
+    asked = samples(paths.split / f"{params.predictions.part}.jsonl", params.predictions.max_samples)
+    folders = {MERGED: paths.model} | {kind: paths.out / kind for kind in kinds}
+    done = {kind: answers(kind, folder, asked, params) for kind, folder in folders.items()}
+    for kind in kinds:
+        same_prompts(done[MERGED][2], done[kind][2], kind)
+    values = {kind: scored(one[0], kind, params.metrics) for kind, one in done.items()}
+    names = [*NAMES, *([MEANING] if params.metrics.embedding_model else [])]
+    found = {
+        kind: {"bytes": weights_bytes(folder)}
+        | summary(values[kind], values[MERGED], names, params.metrics)
+        | {name: done[kind][1][name] for name in ("samples_per_second", "tokens_per_second")}
+        for kind, folder in folders.items()
+    }
+    with whole(paths.answers) as folder:
+        folder.mkdir()
+        for kind, one in done.items():
+            write_jsonl(folder / f"{kind}.jsonl", one[0])
+    write_json(paths.metrics, {"part": params.predictions.part, "samples": len(asked), "formats": found})
+    print(show(found))
+
+
+if __name__ == "__main__":
+    main()

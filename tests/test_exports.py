@@ -1,0 +1,183 @@
+"""The lighter formats: quick tests of what is written, and (make soak) the real export of the embedded model, scored."""
+
+import json
+import re
+import shutil
+from types import SimpleNamespace
+
+import jinja2
+import numpy as np
+import pytest
+from ruamel.yaml import YAML
+from tokenizers import Tokenizer
+
+from stages import exports, llama, quantized
+from stages.merged import put_template
+from stages.params import Metrics
+from stages.scores import NAMES, RATES
+from tests.conftest import ROOT, Project, params_with
+from tests.test_templates import dialogues, messages
+
+TEMPLATES = [file.stem for file in sorted((ROOT / "templates" / "chat").glob("*.jinja"))]
+TURNS = [{"role": "user", "content": "感冒怎么办？"}, {"role": "assistant", "content": "多喝水。"}, {"role": "user", "content": "要吃药吗？\n小孩"}]
+SYSTEM = {"role": "system", "content": "你是医生助手。"}
+
+
+def render(name: str, messages: list[dict]) -> str:
+    """Return what the chat template of training and vLLM gives."""
+    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string((ROOT / "templates" / "chat" / f"{name}.jinja").read_text("utf-8")).render(messages=messages, add_generation_prompt=True)
+
+
+def ollama(template: str, messages: list[dict]) -> str:
+    """Return what Ollama's template gives, its Go actions put in Jinja's words."""
+    words, opened = [], []
+    for text in re.split(r"(\{\{.*?\}\})", template):
+        action = text.strip("{} ") if text.startswith("{{") else None
+        if action is None:
+            words.append(text)
+        elif action.startswith(("if", "range")):
+            opened.append(action.split()[0])
+            words.append("{% for m in messages %}" if opened[-1] == "range" else "{% if " + condition(action[3:]) + " %}")
+        elif action == "end":
+            words.append("{% endfor %}" if opened.pop() == "range" else "{% endif %}")
+        elif action.startswith("else"):
+            words.append("{% elif " + condition(action[8:]) + " %}" if action[4:] else "{% else %}")
+        else:
+            words.append({".System": "{{ system }}", ".Content": "{{ m.content }}"}[action])
+    system = "".join(m["content"] for m in messages if m["role"] == "system")
+    return jinja2.Environment(keep_trailing_newline=True).from_string("".join(words)).render(messages=messages, system=system)
+
+
+def condition(action: str) -> str:
+    return "system" if action == ".System" else f'm.role == {action.removeprefix("eq .Role ")}'
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("messages", [TURNS[:1], TURNS, [SYSTEM, *TURNS[:1]], [SYSTEM, *TURNS]])
+def test_ollama_writes_the_prompt_that_training_and_vllm_write(name, messages):
+    template = (ROOT / "templates" / "ollama" / f"{name}.tmpl").read_text(encoding="utf-8")
+    assert ollama(template, messages) == render(name, messages)
+
+
+def test_the_modelfile_holds_file_template_penalty_context_and_stops():
+    text = exports.modelfile("{{ .Prompt }}\n", ["<|im_end|>"], 1.3, 2048)
+    assert text.startswith('FROM ./xinglin.gguf\nTEMPLATE """{{ .Prompt }}\n"""\n') and "SYSTEM" not in text
+    settings = dict(line.split(" ", 2)[1:] for line in text.splitlines() if line.startswith("PARAMETER"))
+    assert settings == {"temperature": "0", "repeat_penalty": "1.3", "repeat_last_n": "2048", "num_ctx": "2048", "stop": '"<|im_end|>"'}
+
+
+def test_llama_cpp_is_set_to_context_and_penalty_of_the_parameters():
+    params = SimpleNamespace(model=SimpleNamespace(), sampling=SimpleNamespace())
+    llama.settings(params, "xinglin.gguf", 8000, 2048, 1.3)
+    assert (params.model.path, params.hostnames, params.port) == ("xinglin.gguf", ["127.0.0.1"], 8000)
+    assert params.n_ctx == 2048 * params.n_parallel
+    assert (params.sampling.penalty_repeat, params.sampling.penalty_last_n) == (1.3, 2048)
+
+
+@pytest.mark.parametrize(("gpu", "expected"), [(False, ["float32", "float32", "bfloat16"]), (True, ["float32", "bfloat16", "bfloat16"])])
+def test_a_precision_that_a_format_has_no_kernels_for_becomes_bfloat16(monkeypatch, gpu, expected):
+    monkeypatch.setattr(exports.server, "on_gpu", lambda: gpu)
+    assert [exports.dtype(kind, "float32") for kind in ("merged", "fp8", "gptq")] == expected
+    assert exports.dtype("gptq", "auto") == "auto"
+
+
+def test_calibration_is_of_training_rows_with_their_answers(tmp_path):
+    rows = [{"instruction": f"问{i}", "input": "", "output": f"答{i}", "system": "", "history": []} for i in range(300)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "turned.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[::-1]))
+    drawn = exports.calibration(tmp_path / "train.jsonl")
+    assert len(drawn) == exports.CALIBRATION and drawn == exports.calibration(tmp_path / "turned.jsonl")
+    question, answer = drawn[0]["messages"]
+    assert question["content"][1:] == answer["content"][1:] and (question["role"], answer["role"]) == ("user", "assistant")
+
+
+def test_groups_divide_every_layer_of_the_profiles_bases(capsys):
+    shapes = {(384, 1024, 6): 128, (1536, 8960, 12): 128, (3584, 18944, 28): 128, (320, 864, 5): 32}
+    for (hidden, inner, heads), size in shapes.items():
+        config = {"hidden_size": hidden, "intermediate_size": inner, "num_attention_heads": heads}
+        assert quantized.group_size(config) == size
+    with pytest.raises(SystemExit):
+        quantized.group_size({"hidden_size": 100, "intermediate_size": 100, "num_attention_heads": 4})
+    assert "gptq: layers of [100, 100, 100] inputs: expected multiples of 32" in capsys.readouterr().err
+
+
+def test_a_stretched_rope_is_refused(capsys):
+    assert quantized.rope_base({"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}) == 1e4
+    assert quantized.rope_base({"rope_theta": 1e6}) == 1e6
+    with pytest.raises(SystemExit):
+        quantized.rope_base({"rope_parameters": {"rope_type": "yarn"}})
+    assert "rope_type 'yarn': expected 'default'" in capsys.readouterr().err
+
+
+def test_every_id_of_the_vocabulary_has_a_text_and_a_kind():
+    tokenizer = {"model": {"vocab": {"a": 0, "b": 1}}, "added_tokens": [
+        {"id": 2, "content": "<|im_end|>", "special": True}, {"id": 3, "content": "<think>", "special": False},
+    ]}  # fmt: skip
+    texts, kinds = quantized.vocabulary(tokenizer, 5)
+    assert texts == ["a", "b", "<|im_end|>", "<think>", "[PAD4]"]
+    assert kinds == ["NORMAL", "NORMAL", "CONTROL", "USER_DEFINED", "UNUSED"]
+
+
+def test_the_difference_to_the_merged_model_is_paired():
+    merged = np.random.default_rng(0).uniform(0, 90, (40, len(NAMES) + len(RATES)))
+    found = exports.summary(merged + 1, merged, list(NAMES), Metrics(bootstrap=100, seed=1, embedding_model=None))
+    assert found["difference"]["chrf"] == {"mean": 1.0, "low": 1.0, "high": 1.0}
+    assert found["chrf"] == pytest.approx(merged[:, NAMES.index("chrf")].mean() + 1, abs=1e-3)
+
+
+def test_other_token_ids_of_a_prompt_are_named(capsys):
+    exports.same_prompts({"a": [1, 2]}, {"a": [1, 2]}, "gguf")
+    with pytest.raises(SystemExit):
+        exports.same_prompts({"a": [1, 2]}, {"a": [1, 3]}, "gguf")
+    assert "gguf: sample a: the prompt is read as other token ids" in capsys.readouterr().err
+
+
+def test_nothing_to_export_and_an_unknown_format_are_one_line(workplace, stage):
+    paths = dict.fromkeys(("model", "split", "templates", "requirements", "out", "answers", "metrics"), "nothing")
+    workplace()
+    done = stage("exports", **paths)
+    assert done.status == 2 and "merged.exports: []" in done.error and "fp8, gptq, gguf" in done.error
+    workplace({"merged.exports": ["awq"]})
+    done = stage("exports", **paths)
+    assert done.status == 2 and "merged.exports.0: 'awq'" in done.error and "'gptq'" in done.error
+
+
+def test_a_change_of_exports_merges_nothing_anew():
+    stages = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
+    keys = {key.split(".")[1] for key in stages["merged"]["params"] if key.startswith("merged.")}
+    assert keys == set(type(params_with().merged).model_fields) - {"exports"}
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_llama_cpp_reads_every_prompt_as_the_tokens_of_the_merged_model(tmp_path, name):
+    model = tmp_path / "merged"
+    shutil.copytree(ROOT / "models" / "tiny", model)
+    put_template(ROOT / "templates" / "chat" / f"{name}.jinja", model, 1.3)
+    params = params_with({"adapter.template": name})
+    exports.make("gguf", model, [], "FROM ./xinglin.gguf", ROOT / "requirements" / "export.txt", tmp_path / "gguf")
+    asked = [{"id": str(i), "messages": messages(*dialogue)} for i, dialogue in enumerate(dialogues())]
+    with exports.serving("gguf", tmp_path / "gguf", params, tmp_path / "log") as url:
+        found = exports.prompts(url, "gguf", asked)
+    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+    exports.same_prompts({row["id"]: tokenizer.encode(render(name, row["messages"]), add_special_tokens=False).ids for row in asked}, found, "gguf")
+
+
+@pytest.mark.soak
+def test_the_embedded_model_is_exported_and_scored_for_real(tmp_path):
+    project = Project(tmp_path / "xinglin")
+    assert (ROOT / ".venv-export" / "bin" / "python").exists(), "run 'make .venv-export/ready' first"
+    project.set({"merged.exports": ["fp8", "gptq", "gguf"], "predictions.max_samples": 6})
+    project.dvc("repro", "evaluations/dvc.yaml:exports")
+    found = json.loads((project.folder / "evaluations" / "exports.json").read_text())
+    formats = found["formats"]
+    assert found["samples"] == 6 and list(formats) == ["merged", "fp8", "gptq", "gguf"]
+    assert formats["gptq"]["bytes"] < formats["gguf"]["bytes"] < formats["fp8"]["bytes"] < formats["merged"]["bytes"]
+    assert formats["merged"]["difference"]["chrf"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
+    assert all(one["rouge-1"] > 5 for one in formats.values())
+    before = (project.folder / "models" / "exports" / "gptq" / "model.safetensors").stat().st_mtime_ns
+    project.set({"merged.exports": ["gptq"]})
+    project.dvc("repro", "evaluations/dvc.yaml:exports")
+    made = project.folder / "models" / "exports"
+    assert [folder.name for folder in made.iterdir()] == ["gptq"] and (made / "gptq" / "model.safetensors").stat().st_mtime_ns == before
