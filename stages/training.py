@@ -16,7 +16,7 @@ import yaml
 from llamafactory.data import SFTDataCollatorWith4DAttentionMask
 from llamafactory.train.sft import workflow
 from llamafactory.train.tuner import run_exp
-from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.tuners.lora import LoraLayer
 from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, TrainerCallback
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -69,7 +69,7 @@ class Faster(TrainerCallback):
         if self.packed:
             model.set_attn_implementation(PACKED)
         for module in model.modules():
-            if isinstance(module, BaseTunerLayer) and self.bf16:
+            if isinstance(module, LoraLayer) and self.bf16:
                 module.cast_input_dtype_enabled = False  # PEFT widens to float32 what autocast narrows again
             if isinstance(module, GradientCheckpointingLayer) and self.compiled:
                 module.compile()
