@@ -40,6 +40,12 @@ def versions() -> dict[str, str]:
     return found
 
 
+def commit() -> str:
+    """Return the commit of the code, with a + if it was changed since; none outside git."""
+    done = subprocess.run(["git", "describe", "--always", "--dirty=+"], cwd=ROOT, capture_output=True, text=True)
+    return done.stdout.strip() or "none"
+
+
 def card() -> str:
     import torch
 
@@ -75,7 +81,7 @@ def main() -> None:
         make_base(args.size, ROOT / "models" / "tiny", folder / "base")
         answers.write_jsonl(folder / "asked.jsonl", answers.samples(folder / "split" / "test.jsonl", None))
     profile = read_params(profile=ROOT / "profiles" / f"{PROFILES[args.size]}.yaml")
-    found: dict = {"card": card(), "size": args.size, "versions": versions()}
+    found: dict = {"card": card(), "size": args.size, "commit": commit(), "versions": versions()}
     if args.out and args.out.exists():
         found = json.loads(args.out.read_text()) | found
     parts: dict[str, Callable[[], dict]] = {
