@@ -34,4 +34,5 @@ def test_a_bundle_is_enough_where_there_is_no_network(tmp_path):
     closed("make setup VLLM=cpu OFFLINE=$PWD/../bundle", tmp_path / "closed")
     assert "Running stage" not in closed(".venv/bin/dvc repro", tmp_path / "closed")
     assert (tmp_path / "closed" / "models" / "merged" / "model.safetensors").exists()
+    closed("make .venv-export/ready OFFLINE=$PWD/../bundle", tmp_path / "closed")
     closed(".venv-vllm/bin/python -c \"import vllm.entrypoints.openai.api_server\"", tmp_path / "closed")

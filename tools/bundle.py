@@ -32,7 +32,7 @@ def pack(out: Path, uv: str, uv_version: str, vllm: str) -> None:
     call("git", "bundle", "create", "--quiet", out / "xinglin.git", "HEAD", "--branches")
     wheels = out / "wheels"
     pip = [uv, "tool", "run", "--python", "3.11", "--from", PIP, "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(wheels)]
-    for wanted in ("pipeline", f"vllm-{vllm}"):
+    for wanted in ("pipeline", f"vllm-{vllm}", "export"):
         lines = Path(f"requirements/{wanted}.txt").read_text(encoding="utf-8").splitlines()
         exact = out / f"{wanted}.txt"  # === takes no local build such as torch 2.13.0+cpu, which pip would prefer where an index has it
         exact.write_text("\n".join(line.replace("==", "===", 1) for line in lines), encoding="utf-8")
