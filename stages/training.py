@@ -46,7 +46,7 @@ def boundaries(positions: torch.Tensor) -> torch.Tensor:
 
 def packed_attention(
     module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: None,
-    *, scaling: float, cu_seq_lens_q: torch.Tensor, **_: Any,
+    *, scaling: float, cu_seq_lens_q: torch.Tensor, sliding_window: int | None = None, **_: Any,
 ) -> tuple[torch.Tensor, None]:  # fmt: skip
     """Return causal attention [packs, tokens, heads, head] within each dialogue, of query, key and value [packs, heads, tokens, head].
 
@@ -54,7 +54,8 @@ def packed_attention(
     """
     packs, heads, tokens, head = query.shape
     q, k, v = (part.transpose(1, 2).reshape(packs * tokens, -1, head) for part in (query, key, value))
-    found = varlen_attn(q, k, v, cu_seq_lens_q, cu_seq_lens_q, tokens, tokens, scale=scaling, window_size=(-1, 0), enable_gqa=True)
+    window = (sliding_window - 1 if sliding_window else -1, 0)
+    found = varlen_attn(q, k, v, cu_seq_lens_q, cu_seq_lens_q, tokens, tokens, scale=scaling, window_size=window, enable_gqa=True)
     assert isinstance(found, torch.Tensor)
     return found.view(packs, tokens, heads, head), None
 
