@@ -4,11 +4,12 @@ Usage: stages/run adapter --base models/base.json --split data/split --template 
            --zero templates/zero --templates templates/chat --out models/adapter --plots plots/loss
 
 A killed run resumes at its last whole checkpoint in .work/adapter/KEY, where KEY is a hash of the parameters, the
-base and the data: changed ones start anew.
+base and the data: changed ones start anew. Several machines start anew too.
 """
 
 import csv
 import json
+import math
 import os
 import shutil
 import sys
@@ -34,6 +35,7 @@ from stages.convergence import verdict
 from stages.memory import USABLE, Plan, cure, cuts, parameters, plan
 from stages.params import Adapter, read_params
 
+TRAINING = Path(__file__).with_name("training.py")
 LOADERS = 4  # processes that prepare batches beside a GPU
 LOSS_ALONE = {"fused_linear_cross_entropy": True, "cross_entropy": False, "rms_norm": False, "rope": False, "swiglu": False}
 QUIET = "ignore::FutureWarning:torch.distributed.c10d_logger"  # DeepSpeed's reduce_scatter_tensor, warned of at each call by torch 2.13
@@ -205,15 +207,16 @@ def write_curves(history: list[dict], folder: Path) -> None:
 def summary(state: dict, results: dict, tokens_a_step: int) -> dict:
     """Return what metrics.json says of training: steps, losses in nats a token, tokens, seconds since the last resumption, verdict.
 
-    `tokens_a_step`: of a step of packs, which the state does not count.
+    `tokens_a_step`: of a step of packs, their padding counted; the state counts the tokens of dialogues only.
     """
     training, validation = ([(e["step"], e[key]) for e in state["log_history"] if key in e] for key in ("loss", "eval_loss"))
-    losses = [loss for _, loss in validation]
+    losses = [loss if math.isfinite(loss) else None for _, loss in validation]
+    best = min((loss for loss in losses if loss is not None), default=None)
     return {
         "steps": state["global_step"],
         "best_step": state["best_global_step"],
-        "best_validation_loss": round(min(losses), 4) if losses else None,
-        "last_validation_loss": round(losses[-1], 4) if losses else None,
+        "best_validation_loss": best and round(best, 4),
+        "last_validation_loss": losses[-1] and round(losses[-1], 4) if losses else None,
         "tokens": state["num_input_tokens_seen"] or state["global_step"] * tokens_a_step,
         "seconds": round(results["train_runtime"], 1),
     } | verdict(training, validation)
@@ -226,8 +229,11 @@ def main() -> None:
     base = base_folder(record)
     cut = cut_step(record, base, adapter)
     template = read_template(paths.template, paths.zero, adapter)
-    key = fingerprint(adapter.model_dump(), template, record["files"], paths.split, paths.zero)
+    key = fingerprint(adapter.model_dump(), template, record["files"], paths.split, paths.zero, TRAINING)
     run = work_folder("adapter", key)
+    if adapter.nodes > 1:  # checkpoints are whole on the first machine alone
+        remove(run)
+        run.mkdir()
     if adapter.finetuning_type == "full" and not last_checkpoint(run):
         need_space(run, DISK * parameters(read_json(base / "config.json")), "training every weight, checkpoints and all,")
     train(training_config(template, adapter, cut, base, paths.split, run), adapter, run)

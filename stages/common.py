@@ -196,11 +196,11 @@ def need_memory(base: dict, factor: float, what: str) -> None:
 
 
 def memory(gpus: int | None = None) -> tuple[int, str]:
-    """Return the bytes that a model can take, and of what: all GPUs together, the least of the first `gpus`, or the machine's free memory."""
+    """Return the bytes that a model can take, and of what: all GPUs together, the least of the first `gpus`, or the machine's free memory, shared by so many processes."""
     query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
     if shutil.which("nvidia-smi"):
         found = subprocess.run(query, capture_output=True, text=True)
         if found.returncode == 0 and found.stdout.strip():
             cards = [int(mib) << 20 for mib in found.stdout.split()]
             return (min(cards[:gpus]), "the GPU") if gpus else (sum(cards), "the GPU")
-    return psutil.virtual_memory().available, "the machine"
+    return psutil.virtual_memory().available // (gpus or 1), "the machine"

@@ -1,5 +1,7 @@
 """When to stop: whether a training converged, overfitted or was cut short, with the numbers that say so."""
 
+import math
+
 ENOUGH = 3  # looks at the validation part before anything can be said
 NOISE = 0.01  # a change of the loss below this share of it is none
 
@@ -7,10 +9,13 @@ NOISE = 0.01  # a change of the loss below this share of it is none
 def verdict(training: list[tuple[int, float]], validation: list[tuple[int, float]]) -> dict[str, str]:
     """Return `verdict`, `reason` and `advice` from the losses, each a list of (step, nats a token) in order of steps.
 
+    diverged: a loss is no number, or both rose.
     overfitted: validation rose again after its best while training went on falling.
     cut short: validation was still falling over the last look.
     converged: neither; another look would have changed little.
     """
+    if lost := next((step for step, loss in sorted(training + validation) if not math.isfinite(loss)), None):
+        return {"verdict": "diverged", "reason": f"the loss at step {lost} is not a number", "advice": "lower adapter.learning_rate"}
     if len(validation) < ENOUGH:
         return {
             "verdict": "too few looks",

@@ -101,7 +101,7 @@ def serving(kind: str, model: Path, params: Params, log: Path) -> Iterator[str]:
             yield url
         return
     limits = {"max_model_len": settings.max_model_len, "max_num_seqs": settings.concurrency}
-    options = server.device_options(settings) | {"served_model_name": kind, "dtype": dtype(kind, settings.dtype)}
+    options = server.device_options(settings, settings.concurrency) | {"served_model_name": kind, "dtype": dtype(kind, settings.dtype)}
     with server.running(model, log, settings.batch_invariant, **limits, **options) as url:
         yield url
 

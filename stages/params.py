@@ -137,6 +137,12 @@ class Adapter(Section):
         return self
 
     @model_validator(mode="after")
+    def packs_are_even(self) -> "Adapter":
+        if self.neat_packing and self.cutoff_len % 8:
+            raise ValueError(f"cutoff_len is {self.cutoff_len}: with neat_packing LLaMA-Factory needs a multiple of 8")
+        return self
+
+    @model_validator(mode="after")
     def shares_are_of_several(self) -> "Adapter":
         if self.deepspeed and self.gpus * self.nodes == 1:
             raise ValueError(f"deepspeed is {self.deepspeed}, which shares out among devices: set adapter.gpus or adapter.nodes above 1")

@@ -70,7 +70,7 @@ def device_options(engine: Engine, at_once: int = 256) -> dict[str, str | float 
     """
     if not on_gpu():
         return {"enforce_eager": ""}
-    sizes = [2**n for n in range((at_once - 1).bit_length() + 1)]
+    sizes = [2**n for n in range(at_once.bit_length()) if 2**n < at_once] + [at_once]
     graphs = json.dumps({"cudagraph_capture_sizes": sizes})
     return engine.model_dump(include={"gpu_memory_utilization", "tensor_parallel_size", "data_parallel_size"}) | {"compilation_config": graphs}
 

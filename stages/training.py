@@ -1,6 +1,6 @@
 """LLaMA-Factory's training with what its configuration has no key for, in processes of its own that the adapter stage starts.
 
-Usage: python -m stages.training TRAIN.yaml        (a configuration of LLaMA-Factory; torchrun starts it on several devices)
+Usage: python -m stages.training .work/adapter/KEY/train.yaml        (as the stage wrote it; torchrun starts it on several devices)
 
 On a GPU three things are told to the libraries that they belong to, none of which changes what is computed but for
 rounding: attention over a pack goes dialogue by dialogue, without a mask; the adapter's inputs stay in bfloat16; each
@@ -20,6 +20,8 @@ from peft.tuners.lora import LoraLayer
 from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, TrainerCallback
 from transformers.modeling_layers import GradientCheckpointingLayer
+
+from stages.common import fail
 
 PACKED = "packed"  # the name of our attention in transformers' registry
 
@@ -53,7 +55,7 @@ def packed_attention(
     By torch's own FlashAttention, which runs on a GPU only.
     """
     packs, heads, tokens, head = query.shape
-    q, k, v = (part.transpose(1, 2).reshape(packs * tokens, -1, head) for part in (query, key, value))
+    q, k, v = (part.transpose(1, 2).reshape(packs * tokens, -1, head).to(value.dtype) for part in (query, key, value))  # float32 embeddings widen q and k
     window = (sliding_window - 1 if sliding_window else -1, 0)
     found = varlen_attn(q, k, v, cu_seq_lens_q, cu_seq_lens_q, tokens, tokens, scale=scaling, window_size=window, enable_gqa=True)
     assert isinstance(found, torch.Tensor)
@@ -72,14 +74,18 @@ class Faster(TrainerCallback):
         for module in model.modules():
             if isinstance(module, LoraLayer) and self.bf16:
                 module.cast_input_dtype_enabled = False  # PEFT widens to float32 what autocast narrows again
-            if isinstance(module, GradientCheckpointingLayer) and self.compiled:
-                module.compile()
+        if self.compiled:
+            layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+            if not layers:
+                fail(f"adapter.torch_compile: {type(model).__name__} has no layers that transformers marks as such: set it to false")
+            for layer in layers:
+                layer.compile()
 
 
 def main() -> None:
     config = yaml.safe_load(Path(sys.argv[1]).read_text(encoding="utf-8"))
     on_gpu = torch.cuda.is_available()
-    packed = on_gpu and config["neat_packing"]
+    packed = on_gpu and config["neat_packing"] and config["bf16"]  # FlashAttention knows no float32
     if packed:
         AttentionInterface.register(PACKED, packed_attention)
         workflow.SFTDataCollatorWith4DAttentionMask = Packs

@@ -14,7 +14,7 @@ TEMPLATE = yaml.safe_load((ROOT / "templates" / "train.yaml").read_text(encoding
 CUT = Plan(3, 6, True, {"weights": 1e9})
 KNOBS = {
     "template": "deepseekr1", "finetuning_type": "lora", "lora_rank": 5, "lora_alpha": 11, "lora_dropout": 0.3, "lora_target": "q_proj", "learning_rate": 0.5,
-    "num_train_epochs": 9.0, "max_steps": 7, "per_device_train_batch_size": 3, "gradient_accumulation_steps": 6, "cutoff_len": 99,
+    "num_train_epochs": 9.0, "max_steps": 7, "per_device_train_batch_size": 3, "gradient_accumulation_steps": 6, "cutoff_len": 96,
     "lr_scheduler_type": "linear", "warmup_ratio": 0.2, "max_samples": 12, "mask_history": True, "eval_steps": 0.5,
     "early_stopping_steps": 8, "disable_gradient_checkpointing": False, "bf16": False, "seed": 3, "neat_packing": True,
     "quantization_bit": 4, "torch_compile": True, "enable_liger_kernel": True,

@@ -24,5 +24,10 @@ def test_both_losses_rising_is_divergence():
     assert found["verdict"] == "diverged" and "learning_rate" in found["advice"]
 
 
+def test_a_loss_that_is_no_number_is_divergence():
+    found = verdict([(10, 3.0), (20, float("nan"))], [(10, 3.1), (20, 2.7), (40, float("nan"))])
+    assert found["verdict"] == "diverged" and "step 20" in found["reason"]
+
+
 def test_two_looks_say_nothing():
     assert verdict(FALLING, [(20, 2.5), (40, 2.4)])["verdict"] == "too few looks"

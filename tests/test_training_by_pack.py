@@ -24,6 +24,7 @@ def training():
 
 def plain_varlen(query, key, value, starts, _, most, __, scale, window_size, enable_gqa):
     """Causal attention within each sequence of [tokens, heads, head]."""
+    assert query.dtype == key.dtype == value.dtype and window_size == (-1, 0) and enable_gqa
     found = torch.empty_like(query)
     for begin, end in itertools.pairwise(starts.tolist()):
         q, k, v = (part[begin:end].transpose(0, 1) for part in (query, key, value))
@@ -50,6 +51,23 @@ def test_attention_by_dialogue_gives_what_llamafactorys_mask_gives(training, mon
         model.set_attn_implementation(training.PACKED)
         packed = model(tokens, position_ids=POSITIONS, cu_seq_lens_q=training.boundaries(POSITIONS)).logits
     assert torch.allclose(packed[OWNERS > 0], masked[OWNERS > 0], atol=1e-5)
+
+
+def test_weights_that_are_all_trained_in_float32_reach_attention_in_bfloat16(training, monkeypatch):
+    seen = []
+    monkeypatch.setattr(training, "varlen_attn", lambda q, k, v, *_, **__: seen.append({q.dtype, k.dtype, v.dtype}) or q)
+    AttentionInterface.register(training.PACKED, training.packed_attention)
+    model = Qwen2ForCausalLM(Qwen2Config(**SHAPE))
+    model.set_attn_implementation(training.PACKED)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        model(torch.zeros_like(POSITIONS), position_ids=POSITIONS, use_cache=False, cu_seq_lens_q=training.boundaries(POSITIONS))
+    assert seen == [{torch.bfloat16}] * 2
+
+
+def test_compiling_a_model_without_layers_is_an_error(training, capsys):
+    with pytest.raises(SystemExit):
+        training.Faster(packed=False, compiled=True, bf16=True).on_train_begin(model=torch.nn.Linear(2, 2))
+    assert "adapter.torch_compile: Linear has no layers" in capsys.readouterr().err
 
 
 def test_a_batch_of_packs_says_where_dialogues_begin_and_has_no_mask(training):
