@@ -17,7 +17,7 @@ from pathlib import Path
 
 from bench.gpu_answering import answer_all
 from bench.gpu_serving import serve
-from bench.gpu_training import fit_all, train_all
+from bench.gpu_training import Rows, fit_all, train_all
 from bench.synthetic import SHAPES, make_base, make_split
 from stages import predictions as answers
 from stages import server
@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--size", choices=SHAPES, default="1.5b")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--rows", type=int, default=4096, help="training dialogues; as many are asked at half that number")
-    parser.add_argument("--only", nargs="+", help="of the training settings, these")
+    parser.add_argument("--only", nargs="+", help="of the rows, these")
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--seconds", type=float, default=15, help="of each load on the server")
     parser.add_argument("--out", type=Path)
@@ -84,8 +84,8 @@ def main() -> None:
     found: dict = {"card": card(), "size": args.size, "commit": commit(), "versions": versions()}
     if args.out and args.out.exists():
         found = json.loads(args.out.read_text()) | found
-    parts: dict[str, Callable[[], dict]] = {
-        "train": lambda: train_all(profile.adapter, args.size, folder, args.steps, args.only),
+    parts: dict[str, Callable[[], Rows]] = {
+        "train": lambda: train_all(profile.adapter, args.size, folder, args.steps),
         "fit": lambda: fit_all(profile.adapter, folder),
         "answer": lambda: answer_all(profile.predictions, folder),
         "serve": lambda: serve(profile.serve, folder, args.seconds),
@@ -93,10 +93,15 @@ def main() -> None:
     peers = {"train": ("tokens_per_second", "the web board's settings"), "fit": ("tokens_per_second", "LoRA"), "answer": ("answers_per_second", "LLaMA-Factory's predict"),
              "serve": ("tokens_per_second", "LLaMA-Factory's API, 1 clients")}  # fmt: skip
     for part in args.parts:
-        found[part] = found.get(part, {}) | parts[part]()
-        if args.out:
-            args.out.parent.mkdir(parents=True, exist_ok=True)
-            args.out.write_text(json.dumps(found, indent=2) + "\n")
+        rows = found.setdefault(part, {})
+        for name, measure in parts[part]():
+            if args.only and name not in args.only:
+                continue
+            rows[name] = measure()
+            print(name, rows[name], flush=True)
+            if args.out:  # at once: a rented machine may go at any time
+                args.out.parent.mkdir(parents=True, exist_ok=True)
+                args.out.write_text(json.dumps(found, indent=2) + "\n")
         print(f"\n{found['card']}, {args.size}, {part}\n{ratios(found[part], *peers[part])}", flush=True)
 
 

@@ -4,10 +4,12 @@ import json
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import yaml
 
+from bench.gpu_training import Rows
 from stages import adapter as trained
 from stages import predictions as answers
 from stages import server
@@ -66,17 +68,14 @@ def answer_by_stage(profile: Predictions, folder: Path, tuned: Path, changes: di
     return found
 
 
-def answer_all(profile: Predictions, folder: Path) -> dict[str, dict]:
-    """Return the rates of each way, with the first adapter that the training left."""
+def answer_all(profile: Predictions, folder: Path) -> Rows:
+    """Yield a way to answer and a function that returns its rates, with the first adapter that the training left."""
     tuned = next(file.parent for file in sorted((folder / "runs").glob("*/adapter_model.safetensors")))
     gpu = trained.on_gpu()
-    found = {"ours": answer_by_stage(profile, folder, tuned, {} if gpu else {"concurrency": 16})}
-    print(found, flush=True)
+    ours = partial(answer_by_stage, profile, folder, tuned)
+    yield "ours", partial(ours, {} if gpu else {"concurrency": 16})
+    yield "vLLM offline", partial(answer_offline, folder, tuned, {"max_model_len": 2048} | ({} if gpu else {"enforce_eager": True}))
     if gpu:
-        found["ours, 1024 at once"] = answer_by_stage(profile, folder, tuned, {"concurrency": 1024})
-        found["ours, batch-invariant"] = answer_by_stage(profile, folder, tuned, {"batch_invariant": True})
-        print(found, flush=True)
-    found["vLLM offline"] = answer_offline(folder, tuned, {"max_model_len": 2048} | ({} if gpu else {"enforce_eager": True}))
-    print(found, flush=True)
-    found["LLaMA-Factory's predict"] = predict_by_llamafactory(folder, tuned, 32 if gpu else 8)
-    return found
+        yield "ours, 1024 at once", partial(ours, {"concurrency": 1024})
+        yield "ours, batch-invariant", partial(ours, {"batch_invariant": True})
+    yield "LLaMA-Factory's predict", partial(predict_by_llamafactory, folder, tuned, 32 if gpu else 8)

@@ -9,12 +9,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx
 import yaml
 
 from bench.app import EVENTS, load
+from bench.gpu_training import Rows
 from stages import server
 from stages.params import Serve
 
@@ -55,16 +57,14 @@ def loaded(url: str, clients: int, seconds: float) -> dict:
     return {"first_text_seconds": first, "tokens_per_second": clients * EVENTS / whole, "streams": len(results)}
 
 
-def serve(profile: Serve, folder: Path, seconds: float) -> dict[str, dict]:
-    """Return what each number of clients sees, on ours and on the peer."""
+def serve(profile: Serve, folder: Path, seconds: float) -> Rows:
+    """Yield a number of clients and a function that returns what they see, on ours and on the peer."""
     options = server.device_options(profile)
-    found = {}
     with server.running(folder / "base", folder / "vllm.log", served_model_name="xinglin", chat_template=str(TEMPLATE), max_model_len=profile.max_model_len,
                         generation_config="vllm", **options) as url:  # fmt: skip
         loaded(url, 4, 2)
         for clients in CLIENTS:
-            found[f"ours, {clients} clients"] = loaded(url, clients, seconds)
+            yield f"ours, {clients} clients", partial(loaded, url, clients, seconds)
     with api_of_llamafactory(folder) as url:
         for clients in CLIENTS[:2]:
-            found[f"LLaMA-Factory's API, {clients} clients"] = loaded(url, clients, seconds)
-    return found
+            yield f"LLaMA-Factory's API, {clients} clients", partial(loaded, url, clients, seconds)

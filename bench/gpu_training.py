@@ -9,6 +9,8 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -32,7 +34,9 @@ TRIED: dict[str, dict] = {  # changes of the profile's adapter section
     "ours": {},
     "ours, 4 bit": {"quantization_bit": 4},
 }
-CARDS = (8, 12, 16, 24, 48, 80)  # GiB
+CARDS = (8, 12, 16, 24, 32, 48, 80, 140)  # GiB
+METHODS: dict[str, dict] = {"LoRA": {}, "QLoRA": {"quantization_bit": 4}, "every weight": {"finetuning_type": "full"}}
+Rows = Iterator[tuple[str, Callable[[], dict]]]
 LOGGED = 3  # steps; each look at the loss makes the GPU wait
 ALONE = list(TRIED)[:3]  # run by llamafactory-cli, without stages/training.py
 
@@ -136,24 +140,25 @@ def train(name: str, chosen: Adapter, folder: Path, steps: int, card: float | No
     }  # fmt: skip
 
 
-def train_all(profile: Adapter, size: str, folder: Path, steps: int, only: list[str] | None) -> dict[str, dict]:
-    """Return the rates of each setting, or of those named by `only`, with the share of the card's matrix rate."""
-    rate, found = matrix_rate(), {}
+def train_all(profile: Adapter, size: str, folder: Path, steps: int) -> Rows:
+    """Yield a way to train and a function that returns its rates, with the share of the card's matrix rate."""
+
+    def measured(name: str, changes: dict) -> dict:
+        row = train(name, profile.model_copy(update=changes), folder, 9 if changes is BOARD else steps)
+        if "tokens_per_second" in row:  # forward and backward to the activations: the frozen weights need no gradient
+            row["utilisation"] = 4 * multiplied(size) * row["tokens_per_second"] / matrix_rate()
+        return row
+
     for name, changes in TRIED.items():
-        if not only or name in only:
-            row = train(name, profile.model_copy(update=changes), folder, 9 if changes is BOARD else steps)
-            if "tokens_per_second" in row:  # forward and backward to the activations: the frozen weights need no gradient
-                row["utilisation"] = 4 * multiplied(size) * row["tokens_per_second"] / rate
-            found[name] = row
-            print(name, row, flush=True)
-    return found
+        yield name, partial(measured, name, changes)
 
 
-def fit_all(profile: Adapter, folder: Path) -> dict[str, dict]:
-    """Return, for LoRA and QLoRA, the smallest card that the stage's estimate takes for enough, and what a training kept to its memory gives."""
-    found = {}
-    for method, changes in (("LoRA", {}), ("QLoRA", {"quantization_bit": 4})):
+def fit_all(profile: Adapter, folder: Path) -> Rows:
+    """Yield a method and a function that returns the smallest card that the stage's estimate takes for enough, and what a training kept to its memory gives."""
+
+    def smallest(method: str, changes: dict) -> dict:
         rows = (train(f"{method}, {size} GB", profile.model_copy(update=changes), folder, 12, float(size << 30)) for size in CARDS)
-        found[method] = next({"card_gib": size} | row for size, row in zip(CARDS, rows, strict=True) if row != {"fits": False})
-        print(method, found[method], flush=True)
-    return found
+        return next({"card_gib": size} | row for size, row in zip(CARDS, rows, strict=True) if row != {"fits": False})
+
+    for method, changes in METHODS.items():
+        yield method, partial(smallest, method, changes)
