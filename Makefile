@@ -59,7 +59,7 @@ lint: setup ## ruff and mypy
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 
-soak: setup ## the long tests: kills, full disks, ten minutes of damaged files, new cases for the property tests
+soak: setup .venv-export/ready ## the long tests: kills, full disks, ten minutes of damaged files, new cases for the property tests
 	$(PY) -m pytest -m soak
 	HYPOTHESIS_PROFILE=default $(PY) -m pytest -m "not soak" tests/test_cleaning.py tests/test_converted.py tests/test_reading.py
 

@@ -4,7 +4,7 @@ Usage: stages/run adapter --base models/base.json --split data/split --template 
            --zero templates/zero --templates templates/chat --out models/adapter --plots plots/loss
 
 A killed run resumes at its last whole checkpoint in .work/adapter/KEY, where KEY is a hash of the parameters, the
-base and the data: changed ones start anew. Several machines start anew too.
+base, the data and stages/training.py: changed ones start anew.
 """
 
 import csv
@@ -14,6 +14,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -134,6 +135,18 @@ def cut_step(record: dict, base: Path, adapter: Adapter) -> Plan:
     return found
 
 
+def run_folder(adapter: Adapter, *known: Any) -> Path:
+    """Return the folder of a training that `adapter`, our training code and all that is `known` name; on several machines it is empty.
+
+    There a killed training begins anew, since only the first machine has whole checkpoints.
+    """
+    run = work_folder("adapter", fingerprint(adapter.model_dump(), *known, TRAINING))
+    if adapter.nodes > 1:
+        remove(run)
+        run.mkdir()
+    return run
+
+
 def last_checkpoint(run: Path) -> str | None:
     """Return the newest whole checkpoint in `run`; torn ones, which a kill left, are deleted.
 
@@ -229,11 +242,7 @@ def main() -> None:
     base = base_folder(record)
     cut = cut_step(record, base, adapter)
     template = read_template(paths.template, paths.zero, adapter)
-    key = fingerprint(adapter.model_dump(), template, record["files"], paths.split, paths.zero, TRAINING)
-    run = work_folder("adapter", key)
-    if adapter.nodes > 1:  # checkpoints are whole on the first machine alone
-        remove(run)
-        run.mkdir()
+    run = run_folder(adapter, template, record["files"], paths.split, paths.zero)
     if adapter.finetuning_type == "full" and not last_checkpoint(run):
         need_space(run, DISK * parameters(read_json(base / "config.json")), "training every weight, checkpoints and all,")
     train(training_config(template, adapter, cut, base, paths.split, run), adapter, run)

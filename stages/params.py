@@ -97,7 +97,10 @@ class Split(Section):
 
 
 class Adapter(Section):
-    """Names and meanings are LLaMA-Factory's own, but for `batch`, `gpus` and `nodes`; `auto` is settled by the stage."""
+    """Names and meanings are LLaMA-Factory's own, but for `batch`, `gpus`, `nodes` and two more; `auto` is settled by the stage.
+
+    `torch_compile` compiles layer by layer; `deepspeed` names the stage of ZeRO, not a file.
+    """
 
     template: Template
     finetuning_type: Literal["lora", "full"]

@@ -97,6 +97,19 @@ def test_the_newest_whole_checkpoint_is_resumed_and_torn_ones_go(tmp_path):
     assert adapter.last_checkpoint(tmp_path / "none") is None
 
 
+def test_other_training_code_starts_anew_and_several_machines_always_do(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    one, two = (params_with({"adapter.nodes": nodes}).adapter for nodes in (1, 2))
+    for chosen, left in ((one, True), (two, False)):
+        run = adapter.run_folder(chosen, "data")
+        (run / "checkpoint-1").mkdir()
+        assert adapter.run_folder(chosen, "data") == run and (run / "checkpoint-1").exists() is left
+    before = adapter.run_folder(one, "data")
+    monkeypatch.setattr(adapter, "TRAINING", tmp_path / "training.py")
+    (tmp_path / "training.py").write_text("other")
+    assert adapter.run_folder(one, "data") != before
+
+
 def test_curves_are_written_by_kind(tmp_path):
     history = [{"step": 5, "epoch": 0.5, "loss": 3.25}, {"step": 6, "epoch": 0.6, "eval_loss": 3.5}, {"step": 6, "epoch": 0.6, "train_loss": 3}]
     adapter.write_curves(history, tmp_path)
