@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 from aiohttp import web
 
-from stages.predictions import chat, collect, connect
+from stages.predictions import Chat, collect, connect
 from stages.server import free_port
 
 REPLY = {"choices": [{"message": {"content": "多喝水，多休息。" * 30}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 60, "completion_tokens": 256}}
@@ -35,8 +35,8 @@ def stand_in(port: int) -> None:
     web.run_app(app, host="127.0.0.1", port=port, print=None)
 
 
-async def by_aiohttp(client, row: dict) -> dict:
-    _, text = await chat(client, REQUEST)
+async def by_aiohttp(chat: Chat, row: dict) -> dict:
+    _, text = await chat(REQUEST)
     return {"id": row["id"]} | json.loads(text)
 
 
@@ -66,7 +66,7 @@ def main() -> None:
         limits = httpx.Limits(max_connections=args.concurrency)
         clients = {
             "httpx": (partial(httpx.AsyncClient, base_url=url, timeout=httpx.Timeout(3600, connect=10), limits=limits), by_httpx),
-            "predictions": (partial(connect, url, args.concurrency), by_aiohttp),
+            "predictions": (partial(connect, [url], args.concurrency), by_aiohttp),
         }
         asked = [{"id": str(n)} for n in range(args.requests)]
         print(f"{args.requests} requests, {args.concurrency} at once\n| | requests a second | ms of a core each |\n|---|---|---|")

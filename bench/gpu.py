@@ -1,6 +1,6 @@
 """One GPU at real sizes: training, answering and serving, each beside what users have now, in one table of ratios.
 
-Usage: python -m bench.gpu FOLDER [--size 1.5b] [--parts train fit answer serve] [--out bench/results/NAME.json]
+Usage: python -m bench.gpu FOLDER [--size 1.5b] [--parts train fit scale answer serve] [--out bench/results/NAME.json]
        (FOLDER keeps the model for the next call; --size tiny tries it all on a CPU)
 
 The model has the shape of Qwen2.5 and random weights, the dialogues HuatuoGPT's lengths: speed needs no more.
@@ -17,14 +17,14 @@ from pathlib import Path
 
 from bench.gpu_answering import answer_all
 from bench.gpu_serving import serve
-from bench.gpu_training import Rows, fit_all, train_all
+from bench.gpu_training import Rows, fit_all, scale_all, train_all
 from bench.synthetic import SHAPES, make_base, make_split
 from stages import predictions as answers
 from stages import server
 from stages.params import read_params
 
 ROOT = Path(__file__).parent.parent
-PARTS = ("train", "fit", "answer", "serve")
+PARTS = ("train", "fit", "scale", "answer", "serve")
 PROFILES = {"tiny": "qwen2.5-1.5b", "1.5b": "qwen2.5-1.5b", "7b": "qwen2.5-7b"}
 
 
@@ -87,10 +87,12 @@ def main() -> None:
     parts: dict[str, Callable[[], Rows]] = {
         "train": lambda: train_all(profile.adapter, args.size, folder, args.steps),
         "fit": lambda: fit_all(profile.adapter, folder),
+        "scale": lambda: scale_all(profile.adapter, folder, args.steps),
         "answer": lambda: answer_all(profile.predictions, folder),
         "serve": lambda: serve(profile.serve, folder, args.seconds),
     }
-    peers = {"train": ("tokens_per_second", "the web board's settings"), "fit": ("tokens_per_second", "LoRA"), "answer": ("answers_per_second", "LLaMA-Factory's predict"),
+    peers = {"train": ("tokens_per_second", "the web board's settings"), "fit": ("tokens_per_second", "LoRA"),
+             "scale": ("tokens_per_second", "LoRA, 1 GPU"), "answer": ("answers_per_second", "LLaMA-Factory's predict"),
              "serve": ("tokens_per_second", "LLaMA-Factory's API, 1 clients")}  # fmt: skip
     for part in args.parts:
         rows = found.setdefault(part, {})

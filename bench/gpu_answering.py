@@ -17,6 +17,8 @@ from stages.params import Predictions
 
 CLI = f"{sys.prefix}/bin/llamafactory-cli"
 OFFLINE = Path(__file__).with_name("offline.py")
+AT_ONCE = 1024  # questions, shared out to the replicas
+REPLICAS = (1, 2, 4)
 TEMPLATE = Path(__file__).parent.parent / "templates" / "chat" / "qwen.jinja"
 
 
@@ -52,13 +54,13 @@ def answer_by_stage(profile: Predictions, folder: Path, tuned: Path, changes: di
     chosen = profile.model_copy(update={"max_new_tokens": 256, "max_model_len": 2048, **changes})
     asked = [json.loads(line) for line in (folder / "asked.jsonl").open(encoding="utf-8")]
     begin = time.perf_counter()
-    with answers.endpoint(chosen, folder / "base", tuned, TEMPLATE, folder / "vllm.log") as url:
+    with answers.endpoints(chosen, folder / "base", tuned, TEMPLATE, folder / "vllm.log") as urls:
         up = time.perf_counter() - begin
-        answers.answer_all(url, "tuned", asked[:64], folder / "warm.jsonl", chosen)
+        answers.answer_all(urls, "tuned", asked[:64], folder / "warm.jsonl", chosen)
         found = {"start_seconds": up}
         for model, prefix in (("base", "base_"), ("tuned", "")):
             start = time.perf_counter()
-            answers.answer_all(url, model, asked, folder / f"{model}.jsonl", chosen)
+            answers.answer_all(urls, model, asked, folder / f"{model}.jsonl", chosen)
             seconds = time.perf_counter() - start
             rows = answers.answered(folder / f"{model}.jsonl").values()
             tokens = sum(row["completion_tokens"] for row in rows)
@@ -73,9 +75,9 @@ def answer_all(profile: Predictions, folder: Path) -> Rows:
     tuned = next(file.parent for file in sorted((folder / "runs").glob("*/adapter_model.safetensors")))
     gpu = trained.on_gpu()
     ours = partial(answer_by_stage, profile, folder, tuned)
-    yield "ours", partial(ours, {} if gpu else {"concurrency": 16})
+    for replicas in REPLICAS if gpu else (1,):
+        yield f"ours, replicas {replicas}", partial(ours, {"data_parallel_size": replicas, "concurrency": AT_ONCE if gpu else 16})
     yield "vLLM offline", partial(answer_offline, folder, tuned, {"max_model_len": 2048} | ({} if gpu else {"enforce_eager": True}))
     if gpu:
-        yield "ours, 1024 at once", partial(ours, {"concurrency": 1024})
         yield "ours, batch-invariant", partial(ours, {"batch_invariant": True})
     yield "LLaMA-Factory's predict", partial(predict_by_llamafactory, folder, tuned, 32 if gpu else 8)

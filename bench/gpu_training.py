@@ -36,6 +36,7 @@ TRIED: dict[str, dict] = {  # changes of the profile's adapter section
 }
 CARDS = (8, 12, 16, 24, 32, 48, 80, 140)  # GiB
 METHODS: dict[str, dict] = {"LoRA": {}, "QLoRA": {"quantization_bit": 4}, "every weight": {"finetuning_type": "full"}}
+SHARED: dict[str, dict] = {"": {}, ", ZeRO-2": {"deepspeed": 2}, ", ZeRO-3": {"deepspeed": 3}, ", ZeRO-3, not compiled": {"deepspeed": 3, "torch_compile": False}}
 Rows = Iterator[tuple[str, Callable[[], dict]]]
 LOGGED = 3  # steps; each look at the loss makes the GPU wait
 ALONE = list(TRIED)[:3]  # run by llamafactory-cli, without stages/training.py
@@ -96,9 +97,9 @@ def train(name: str, chosen: Adapter, folder: Path, steps: int, card: float | No
     `card`: the bytes of a smaller card, whose memory torch then keeps to.
     """
     base, split, run = folder / "base", folder / "split", folder / "runs" / "-".join(re.findall("[A-Za-z0-9]+", name))
-    template = yaml.safe_load((ROOT / "templates" / "train.yaml").read_text(encoding="utf-8"))
+    template = trained.read_template(ROOT / "templates" / "train.yaml", ROOT / "templates" / "zero", chosen)
     chosen = chosen.model_copy(update={"max_steps": steps, "max_samples": None})
-    have, _ = trained.memory(1)
+    have, _ = trained.memory(chosen.gpus)
     cut = plan(json.loads((base / "config.json").read_text()), chosen, card or have, trained.in_bf16(chosen), trained.with_liger(chosen))
     if not cut:
         return {"fits": False}
@@ -115,7 +116,7 @@ def train(name: str, chosen: Adapter, folder: Path, steps: int, card: float | No
     log, peak, seen, loss, idle = run / "log.txt", 0.0, {}, 0.0, used_memory()
     start, looked = time.perf_counter(), 0.0
     with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, env=os.environ | environment)
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=os.environ | environment, cwd=ROOT)
     while process.poll() is None:
         time.sleep(0.02)
         notes = (run / "trainer_log.jsonl").read_text().splitlines() if (run / "trainer_log.jsonl").exists() else []
@@ -132,10 +133,11 @@ def train(name: str, chosen: Adapter, folder: Path, steps: int, card: float | No
     first, last = sorted(seen)[len(seen) // 3], max(seen)
     a_step = (seen[last] - seen[first]) / (last - first)
     counts = token_counts(base, split, chosen.template)
-    tokens = sum(min(n, chosen.cutoff_len) for n in counts) / examples * cut.batch * cut.accumulation
+    rows_a_step = cut.batch * cut.accumulation * chosen.gpus
+    tokens = sum(min(n, chosen.cutoff_len) for n in counts) / examples * rows_a_step
     return {
         "tokens_per_second": tokens / a_step, "seconds_a_step": a_step, "batch": cut.batch, "accumulation": cut.accumulation,
-        "checkpointing": cut.checkpointing, "filled": tokens / (cut.batch * cut.accumulation * chosen.cutoff_len) if chosen.neat_packing else None,
+        "checkpointing": cut.checkpointing, "filled": tokens / (rows_a_step * chosen.cutoff_len) if chosen.neat_packing else None,
         "peak_gb": peak, "estimated_gb": cut.bytes / 1e9, "start_seconds": seen[min(seen)] - start, "last_loss": loss,
     }  # fmt: skip
 
@@ -151,6 +153,18 @@ def train_all(profile: Adapter, size: str, folder: Path, steps: int) -> Rows:
 
     for name, changes in TRIED.items():
         yield name, partial(measured, name, changes)
+
+
+def scale_all(profile: Adapter, folder: Path, steps: int) -> Rows:
+    """Yield a way to train on one GPU or on all of them, each with as much a step as one would have alone, and a function that returns its rates."""
+    alone, count = profile.gradient_accumulation_steps, trained.gpus_here()
+    ways: dict[str, dict] = {"1 GPU": {}}
+    if count > 1:
+        ways |= {f"{count} GPUs{name}": {"gpus": count, "gradient_accumulation_steps": alone * count, **changes} for name, changes in SHARED.items()}
+    for method in ("LoRA", "every weight"):
+        for way, changes in ways.items():
+            name = f"{method}, {way}"
+            yield name, partial(train, name, profile.model_copy(update=METHODS[method] | changes), folder, steps)
 
 
 def fit_all(profile: Adapter, folder: Path) -> Rows:

@@ -18,7 +18,7 @@ from stages.base import locate, record
 from stages.common import arguments, fingerprint, need_memory, work_folder, write_json, write_jsonl
 from stages.metrics import interval
 from stages.params import read_params
-from stages.predictions import SERVING_BYTES, answer_all, answered, endpoint, samples, throughput
+from stages.predictions import SERVING_BYTES, answer_all, answered, endpoints, samples, throughput
 from stages.scores import NAMES, RATES, diversity, table
 
 
@@ -42,11 +42,11 @@ def main() -> None:
     need_memory(base, SERVING_BYTES, f"candidate {name}")
     part, template = paths.split / "val.jsonl", paths.templates / f"{params.adapter.template}.jinja"
     asked = samples(part, predictions.max_samples)
-    what_counts = predictions.model_dump(exclude={"concurrency", "gpu_memory_utilization", "parity_samples", "part"})
+    what_counts = predictions.model_dump(exclude={"concurrency", "data_parallel_size", "gpu_memory_utilization", "parity_samples", "part"})
     work = work_folder(f"candidate-{name}", fingerprint(what_counts, base["files"], part, template))
-    with endpoint(predictions, folder, None, template, work / "vllm.log") as url:
+    with endpoints(predictions, folder, None, template, work / "vllm.log") as urls:
         start, before = time.perf_counter(), len(answered(work / "base.jsonl"))
-        answer_all(url, "base", asked, work / "base.jsonl", predictions)
+        answer_all(urls, "base", asked, work / "base.jsonl", predictions)
         seconds = time.perf_counter() - start
     found = answered(work / "base.jsonl")
     rows = [found[sample["id"]] for sample in asked]

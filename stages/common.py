@@ -197,10 +197,15 @@ def need_memory(base: dict, factor: float, what: str) -> None:
 
 def memory(gpus: int | None = None) -> tuple[int, str]:
     """Return the bytes that a model can take, and of what: all GPUs together, the least of the first `gpus`, or the machine's free memory, shared by so many processes."""
-    query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-    if shutil.which("nvidia-smi"):
-        found = subprocess.run(query, capture_output=True, text=True)
-        if found.returncode == 0 and found.stdout.strip():
-            cards = [int(mib) << 20 for mib in found.stdout.split()]
-            return (min(cards[:gpus]), "the GPU") if gpus else (sum(cards), "the GPU")
+    if found := cards():
+        return (min(found[:gpus]), "the GPU") if gpus else (sum(found), "the GPU")
     return psutil.virtual_memory().available // (gpus or 1), "the machine"
+
+
+def cards() -> list[int]:
+    """Return the bytes of each of the machine's GPUs."""
+    query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    if not shutil.which("nvidia-smi"):
+        return []
+    found = subprocess.run(query, capture_output=True, text=True)
+    return [int(mib) << 20 for mib in found.stdout.split()] if found.returncode == 0 else []

@@ -19,7 +19,6 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
-import aiohttp
 import numpy as np
 import orjson
 
@@ -40,7 +39,7 @@ from stages.common import (
 from stages.formats import Unusable
 from stages.metrics import interval
 from stages.params import Exam, Metrics, read_params
-from stages.predictions import MODELS, SERVING_BYTES, Refused, answered, chat, collect, connect, endpoint, shifts
+from stages.predictions import MODELS, SERVING_BYTES, Chat, Refused, answered, collect, connect, endpoints, shifts
 from stages.reading import Broken, records
 from stages.rows import texts_of
 from stages.similarity import all_pairs, plain
@@ -136,11 +135,11 @@ def allowed(question: dict) -> str:
     return f"({'|'.join(''.join(f'{before}?' for before in letters[:i]) + last for i, last in enumerate(letters))})"
 
 
-async def ask(client: aiohttp.ClientSession, question: dict, model: str) -> dict:
+async def ask(chat: Chat, question: dict, model: str) -> dict:
     """Return id and the letters that a model replies with, greedily; no repetition penalty, which would weigh the letters."""
     pattern = allowed(question)
     request = {"model": model, "messages": messages(question), "max_tokens": MAX_TOKENS, "temperature": 0}
-    status, text = await chat(client, request | {"structured_outputs": {"regex": pattern}})
+    status, text = await chat(request | {"structured_outputs": {"regex": pattern}})
     if status != 200:
         raise Refused(f"{model}: line {question['line']}: the server says {status}: {text[:300]}")
     letters = (json.loads(text)["choices"][0]["message"]["content"] or "").strip()
@@ -227,9 +226,9 @@ def main() -> None:
     what_counts = predictions.model_dump(include={"base_url", "max_model_len", "dtype", "tensor_parallel_size"})
     work = work_folder("exam", fingerprint(what_counts, record["files"], paths.adapter, chat_template, PROMPT, KINDS))
     for models in shifts(predictions, paths.adapter):
-        with endpoint(predictions, base_folder(record), paths.adapter, chat_template, work / "vllm.log", models) as url:
+        with endpoints(predictions, base_folder(record), paths.adapter, chat_template, work / "vllm.log", models) as urls:
             for model in models:
-                client_of = partial(connect, url, predictions.concurrency)
+                client_of = partial(connect, urls, predictions.concurrency)
                 collect(client_of, asked, partial(ask, model=model), work / f"{model}.jsonl", predictions.concurrency, model)
     replies = {model: answered(work / f"{model}.jsonl") for model in MODELS}
     rows = [

@@ -138,7 +138,7 @@ def answers(kind: str, model: Path, asked: list[dict], params: Params) -> tuple[
     with serving(kind, model, params, work / "server.log") as url:
         ids = prompts(url, kind, asked)
         before, start = len(answered(file)), time.perf_counter()
-        answer_all(url, kind, asked, file, params.predictions)
+        answer_all([url], kind, asked, file, params.predictions)
         seconds = time.perf_counter() - start
     rows = [answered(file)[sample["id"]] for sample in asked]
     if len(rows) > before or not (work / "speed.json").exists():

@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 
 from stages.params import Adapter
 
+LEAST_TOKENS = 4_096  # a batch of fewer takes about as long: a GPU then waits for its next instruction
 MOST_TOKENS = 32_768  # a batch of more gains no speed
+RECOMPUTED = 4 / 3  # how much longer a step takes whose activations are computed again
 USABLE = 0.92  # of the memory: the allocator's gaps take the rest
 CONTEXT = 1.5e9  # bytes that CUDA and its libraries take
 TRAINED = 16  # bytes a trained weight: itself, its gradient and Adam's two moments, all float32
@@ -76,7 +78,7 @@ def needed(config: dict[str, Any], adapter: Adapter, batch: int, checkpointing: 
 
 
 def cuts(config: dict[str, Any], adapter: Adapter, bf16: bool, liger: bool) -> list[Plan]:
-    """Return the ways to cut a step, the fastest first: activations kept before a large batch, a large batch before a small one.
+    """Return the ways to cut a step, the fastest first: activations kept before a large batch, unless the batch is too small for a GPU.
 
     `batch: auto` keeps what a step learns from, dialogues or packs, whatever the device and their number.
     """
@@ -86,7 +88,8 @@ def cuts(config: dict[str, Any], adapter: Adapter, bf16: bool, liger: bool) -> l
         whole //= adapter.gpus * adapter.nodes
         batches = [n for n in range(whole, 0, -1) if whole % n == 0 and (n == 1 or n * adapter.cutoff_len <= MOST_TOKENS)]
     again = [False, True] if adapter.disable_gradient_checkpointing == "auto" else [not adapter.disable_gradient_checkpointing]
-    return [Plan(n, whole // n, recomputed, needed(config, adapter, n, recomputed, bf16, liger)) for recomputed in again for n in batches]
+    found = [Plan(n, whole // n, recomputed, needed(config, adapter, n, recomputed, bf16, liger)) for recomputed in again for n in batches]
+    return sorted(found, key=lambda cut: cut.accumulation * max(cut.batch * adapter.cutoff_len, LEAST_TOKENS) * (RECOMPUTED if cut.checkpointing else 1))
 
 
 def plan(config: dict[str, Any], adapter: Adapter, have: float, bf16: bool, liger: bool) -> Plan | None:

@@ -11,8 +11,8 @@ ones only.
 import asyncio
 import hashlib
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,7 +22,6 @@ import httpx
 import orjson
 from tqdm import tqdm
 
-from stages import server
 from stages.common import (
     arguments,
     base_folder,
@@ -38,10 +37,12 @@ from stages.common import (
     write_jsonl,
 )
 from stages.params import Predictions, read_params
+from stages.replicas import replicas
 from stages.rows import messages
 
 MODELS = ("base", "tuned")
 Client = TypeVar("Client")
+Chat = Callable[[dict], Awaitable[tuple[int, str]]]
 SECONDS = 3600  # an answer waits its turn behind `concurrency` others
 KEPT_OPEN = 2  # seconds that an idle connection is kept; vLLM closes its end after five
 SERVING_BYTES = 1.2  # memory that vLLM takes at the least, in multiples of the weights' size
@@ -66,31 +67,25 @@ def shifts(params: Predictions, adapter: Path) -> list[tuple[str, ...]]:
 
 
 @contextmanager
-def endpoint(
+def endpoints(
     params: Predictions, base: Path, adapter: Path | None, chat_template: Path, log: Path, models: tuple[str, ...] = MODELS
-) -> Iterator[str]:
-    """Yield the URL of a server that holds `models`, or `base` alone if there is no adapter: the one named, or one of our own."""
+) -> Iterator[list[str]]:
+    """Yield the URLs of servers that each hold `models`, or `base` alone if there is no adapter: the one named, or replicas of our own."""
     if params.base_url:
         try:
-            yield params.base_url.rstrip("/").removesuffix("/v1")
+            yield [params.base_url.rstrip("/").removesuffix("/v1")]
         except (aiohttp.ClientError, httpx.TransportError) as error:
             fail(f"predictions.base_url: {params.base_url}: {error or type(error).__name__}; the answers given so far are kept")
         return
-    options = server.device_options(params, params.concurrency)
+    options: dict[str, str | int] = {"served_model_name": models[0], "chat_template": str(chat_template)}
+    options["generation_config"] = "vllm"  # not the base's own sampling
     if adapter:
         options["tokenizer"] = str(adapter)  # the training's own: its end-of-turn token is where answers stop
     if adapter and models == MODELS:
         rank = lora_rank(read_json(adapter / "adapter_config.json")["r"])
         options |= {"enable_lora": "", "lora_modules": f"tuned={adapter}", "max_lora_rank": rank}
-    with server.running(
-        adapter if adapter and models == ("tuned",) else base, log, params.batch_invariant,
-        served_model_name=models[0],
-        chat_template=str(chat_template),
-        dtype=params.dtype, max_model_len=params.max_model_len, max_num_seqs=params.concurrency,
-        generation_config="vllm",  # not the base's own sampling
-        **options,
-    ) as url:  # fmt: skip
-        yield url
+    with replicas(params, adapter if adapter and models == ("tuned",) else base, log, **options) as urls:
+        yield urls
 
 
 def lora_rank(rank: int) -> int:
@@ -98,19 +93,29 @@ def lora_rank(rank: int) -> int:
     return next(n for n in (8, 16, 32, 64, 128, 256, 320, 512) if n >= rank)
 
 
-def connect(url: str, concurrency: int) -> aiohttp.ClientSession:
-    """Return a client for `concurrency` requests at once. At 256 httpx takes 22 ms of a core for each, aiohttp 0.3 (bench.client)."""
+@asynccontextmanager
+async def connect(urls: list[str], concurrency: int) -> AsyncIterator[Chat]:
+    """Yield what puts a chat request to the server with the fewest open ones and returns status and body of its reply.
+
+    At 256 requests at once httpx takes 22 ms of a core for each, aiohttp 0.3 (bench.client).
+    """
     connector = aiohttp.TCPConnector(limit=concurrency, keepalive_timeout=KEPT_OPEN)
-    return aiohttp.ClientSession(f"{url}/", connector=connector, timeout=aiohttp.ClientTimeout(total=SECONDS, sock_connect=10))
+    waiting = dict.fromkeys(urls, 0)
+
+    async def chat(request: dict) -> tuple[int, str]:
+        url = min(urls, key=waiting.__getitem__)
+        waiting[url] += 1
+        try:
+            async with session.post(f"{url}/v1/chat/completions", json=request) as reply:
+                return reply.status, await reply.text()
+        finally:
+            waiting[url] -= 1
+
+    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=SECONDS, sock_connect=10)) as session:
+        yield chat
 
 
-async def chat(client: aiohttp.ClientSession, request: dict) -> tuple[int, str]:
-    """Return status and body of the reply to a chat request."""
-    async with client.post("v1/chat/completions", json=request) as reply:
-        return reply.status, await reply.text()
-
-
-async def ask(client: aiohttp.ClientSession, sample: dict, model: str, params: Predictions) -> dict:
+async def ask(chat: Chat, sample: dict, model: str, params: Predictions) -> dict:
     """Return one line of the predictions file.
 
     Where a dialogue is too long for the model, its oldest question and answer are left out until it fits.
@@ -124,7 +129,7 @@ async def ask(client: aiohttp.ClientSession, sample: dict, model: str, params: P
             "temperature": 0,
             "repetition_penalty": params.repetition_penalty,
         }
-        status, text = await chat(client, request)
+        status, text = await chat(request)
         if status == 200:
             break
         first = 1 if turns[0]["role"] == "system" else 0
@@ -141,10 +146,10 @@ async def ask(client: aiohttp.ClientSession, sample: dict, model: str, params: P
     }
 
 
-def answer_all(url: str, model: str, asked: list[dict], file: Path, params: Predictions) -> None:
+def answer_all(urls: list[str], model: str, asked: list[dict], file: Path, params: Predictions) -> None:
     """Ask what `file` does not yet hold, `concurrency` at once, and append each answer as it comes."""
     answer = partial(ask, model=model, params=params)
-    collect(partial(connect, url, params.concurrency), asked, answer, file, params.concurrency, model)
+    collect(partial(connect, urls, params.concurrency), asked, answer, file, params.concurrency, model)
 
 
 def collect(
@@ -239,7 +244,7 @@ def main() -> None:
     params = read_params()
     predictions, chat_template = params.predictions, paths.templates / f"{params.adapter.template}.jinja"
     record = read_json(paths.base)
-    need_memory(record, SERVING_BYTES, "predictions")
+    need_memory(record, SERVING_BYTES * predictions.data_parallel_size, "predictions")
     part = paths.split / f"{predictions.part}.jsonl"
     asked = samples(part, predictions.max_samples)
     what_counts = predictions.model_dump(exclude={"concurrency", "data_parallel_size", "gpu_memory_utilization", "parity_samples"})
@@ -248,16 +253,16 @@ def main() -> None:
     before = sum(len(answered(work / f"{model}.jsonl")) for model in MODELS)
     rows, seconds = {}, 0.0
     for models in shifts(predictions, paths.adapter):
-        with endpoint(predictions, base_folder(record), paths.adapter, chat_template, work / "vllm.log", models) as url:
+        with endpoints(predictions, base_folder(record), paths.adapter, chat_template, work / "vllm.log", models) as urls:
             start = time.perf_counter()
             for model in models:
-                answer_all(url, model, asked, work / f"{model}.jsonl", predictions)
+                answer_all(urls, model, asked, work / f"{model}.jsonl", predictions)
                 found = answered(work / f"{model}.jsonl")
                 rows[model] = [found[sample["id"]] for sample in asked]
             seconds += time.perf_counter() - start
             if "tuned" in models:
                 told = [row for row in rows["tuned"] if row["prediction"]]
-                parity = logprobs(url, "tuned", told[: predictions.parity_samples])
+                parity = logprobs(urls[0], "tuned", told[: predictions.parity_samples])
     fresh = sum(map(len, rows.values())) - before
     if fresh or not (work / "speed.json").exists():
         write_json(work / "speed.json", throughput(rows, seconds, fresh))  # kept for a run that finds all answered

@@ -44,13 +44,15 @@ def command(model: Path | str, **options: str | int | float | None) -> list[str]
 
 
 def environment(batch_invariant: bool = False) -> dict[str, str]:
-    """Return the variables that vLLM runs with: no usage reports, and two small defaults for machines without a GPU.
+    """Return the variables that vLLM runs with: no usage reports, and small defaults.
 
-    `batch_invariant`: a GPU's answers do not depend on what else is in the batch.
+    FlashInfer's sampler is left out: vLLM has its own, and FlashInfer's is compiled at the first start, for a minute and
+    more, by a compiler that need not be there. `batch_invariant`: a GPU's answers do not depend on what else is in the batch.
     """
     return {
         "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # every core, also where a container hides the NUMA nodes
+        "VLLM_USE_FLASHINFER_SAMPLER": "0",
         **os.environ,
         "VLLM_NO_USAGE_STATS": "1",
         **({"VLLM_BATCH_INVARIANT": "1"} if batch_invariant else {}),
@@ -72,7 +74,7 @@ def device_options(engine: Engine, at_once: int = 256) -> dict[str, str | float 
         return {"enforce_eager": ""}
     sizes = [2**n for n in range(at_once.bit_length()) if 2**n < at_once] + [at_once]
     graphs = json.dumps({"cudagraph_capture_sizes": sizes})
-    return engine.model_dump(include={"gpu_memory_utilization", "tensor_parallel_size", "data_parallel_size"}) | {"compilation_config": graphs}
+    return engine.model_dump(include={"gpu_memory_utilization", "tensor_parallel_size"}) | {"compilation_config": graphs}
 
 
 def free_port() -> int:
@@ -101,6 +103,14 @@ def up(name: str, line: list[str], variables: dict[str, str], port: int, log: Pa
 
     A server that fails to start, or dies in the block, ends the program with the end of its log.
     """
+    with started(name, line, variables, log) as process:
+        wait_until_up(name, process, port, log)
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def started(name: str, line: list[str], variables: dict[str, str], log: Path) -> Iterator[subprocess.Popen]:
+    """Yield the process of a server that may not be up yet; it is stopped at the end, and its death told with the end of its log."""
     need_space(log.parent, SPARE_BYTES, f"{name}'s log")
     sockets, process = None, None
     try:
@@ -110,8 +120,7 @@ def up(name: str, line: list[str], variables: dict[str, str], port: int, log: Pa
                 line, env=variables | {"TMPDIR": sockets},
                 stdout=output, stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=die_with_parent,
             )  # fmt: skip
-        wait_until_up(name, process, port, log)
-        yield f"http://127.0.0.1:{port}"
+        yield process
     except (httpx.TransportError, aiohttp.ClientError) as error:
         time.sleep(1)  # a dying server closes its port before it is gone
         if process and process.poll() is not None:

@@ -22,24 +22,29 @@ def cut(size, gigabytes, **changes):
     return plan(SHAPES[size], adapter(**changes), gigabytes * 1e9, True, True)
 
 
-@pytest.mark.parametrize(("size", "batch", "changes", "measured"), [
-    ("1.5B", 8, {}, 40.4), ("1.5B", 8, {"quantization_bit": 4}, 38.5), ("7B", 4, {}, 66.6),
+@pytest.mark.parametrize(("size", "batch", "again", "changes", "measured"), [
+    ("1.5B", 8, False, {}, 40.4), ("1.5B", 8, False, {"quantization_bit": 4}, 38.5), ("7B", 4, False, {}, 54.9),
+    ("1.5B", 4, True, {}, 6.4), ("1.5B", 1, False, {"quantization_bit": 4}, 6.8), ("1.5B", 4, True, {"finetuning_type": "full"}, 29.9), ("7B", 4, True, {}, 21.4),
 ])  # fmt: skip
-def test_the_estimate_is_within_an_eighth_of_what_was_measured(size, batch, changes, measured):
-    parts = needed(SHAPES[size], adapter(**changes), batch, False, True, True)
-    assert sum(parts.values()) / 1e9 == pytest.approx(measured, rel=0.125)
+def test_the_estimate_is_up_to_a_sixth_above_what_was_measured(size, batch, again, changes, measured):
+    parts = needed(SHAPES[size], adapter(**changes), batch, again, True, True)
+    assert 1 < sum(parts.values()) / 1e9 / measured < 1.17
 
 
 def test_a_large_card_takes_the_step_at_once_a_small_one_cuts_it_and_the_step_stays_the_same():
     cuts = [cut("1.5B", size) for size in (141, 80, 24, 12)]
-    assert [c.batch for c in cuts] == [8, 8, 2, 1]
+    assert [c.batch for c in cuts] == [8, 8, 2, 8]
     assert {c.batch * c.accumulation for c in cuts} == {8}
-    assert not any(c.checkpointing for c in cuts)
 
 
 def test_activations_are_computed_again_only_where_memory_asks_for_it():
-    assert not cut("7B", 80).checkpointing
-    assert cut("7B", 24).checkpointing
+    assert not cut("7B", 80).checkpointing and not cut("1.5B", 24).checkpointing
+    assert cut("7B", 24).checkpointing and cut("1.5B", 12).checkpointing  # there one pack alone would fit with them kept, which a GPU is not busy with
+
+
+def test_a_batch_too_small_for_a_gpu_comes_after_a_large_one_computed_again():
+    found = cut("1.5B", 8 * 1.0737, quantization_bit=4)
+    assert found.checkpointing and found.batch >= 4
 
 
 def test_more_devices_share_the_step():

@@ -47,8 +47,26 @@ def openai_server(answer):
         fake.server_close()
 
 
+@pytest.fixture
+def launches(monkeypatch):
+    """Return the list of servers that are started from here on, each as command line, variables and log: none is, on four GPUs of 80 GiB."""
+    seen = []
+
+    @contextmanager
+    def started(name, line, variables, log):
+        seen.append((line, variables, log))
+        yield None
+
+    monkeypatch.setattr(server, "started", started)
+    monkeypatch.setattr(server, "wait_until_up", lambda *_: None)
+    monkeypatch.setattr(server, "on_gpu", lambda: True)
+    monkeypatch.setattr("stages.replicas.cards", lambda: [80 << 30] * 4)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return seen
+
+
 def answer_all(url, file, changes=None):
-    predictions.answer_all(url, "tuned", ASKED, file, params_with(changes).predictions)
+    predictions.answer_all([url], "tuned", ASKED, file, params_with(changes).predictions)
 
 
 def test_only_what_is_missing_is_asked_and_a_torn_line_is_asked_again(tmp_path):
@@ -105,7 +123,7 @@ def test_a_dialogue_that_is_too_long_loses_its_oldest_turns(tmp_path):
 
     with openai_server(answer) as url:
         sample = {"id": "x", "messages": turns, "reference": "答"}
-        predictions.answer_all(url, "tuned", [sample], tmp_path / "a", params_with().predictions)
+        predictions.answer_all([url], "tuned", [sample], tmp_path / "a", params_with().predictions)
     assert tries == [7, 5, 3]
     assert predictions.answered(tmp_path / "a")["x"]["messages"] == turns
 
@@ -151,43 +169,89 @@ def test_a_stage_that_is_told_to_end_while_its_server_starts_leaves_nothing_howe
         assert [file.name for file in Path(folder).iterdir()] == ["vllm.log"]
 
 
-def test_every_knob_of_the_server_reaches_its_command_line(tmp_path, monkeypatch):
-    seen = {}
+def options_of(line):
+    """Return a command line's options, those without a value as ""."""
+    pairs = zip(line, [*line[1:], "--"], strict=True)
+    return {word[2:].replace("-", "_"): "" if value.startswith("--") else value for word, value in pairs if word.startswith("--")}
 
-    @contextmanager
-    def running(model, log, batch_invariant, **options):
-        seen.update(options, batch_invariant=batch_invariant)
-        yield "http://127.0.0.1:1"
 
+def test_every_knob_of_the_server_reaches_its_command_line(tmp_path, launches):
     (tmp_path / "adapter_config.json").write_text('{"r": 12}')
-    monkeypatch.setattr(server, "running", running)
-    monkeypatch.setattr(server, "on_gpu", lambda: True)
-    knobs = {"max_model_len": 333, "dtype": "float32", "gpu_memory_utilization": 0.4, "tensor_parallel_size": 3, "concurrency": 5, "data_parallel_size": 2, "batch_invariant": True}
+    knobs = {"max_model_len": 333, "dtype": "float32", "gpu_memory_utilization": 0.4, "tensor_parallel_size": 2, "concurrency": 5, "data_parallel_size": 2, "batch_invariant": True}
     chosen = params_with({f"predictions.{k}": v for k, v in knobs.items()} | {"predictions.max_new_tokens": 9}).predictions
-    with predictions.endpoint(chosen, ROOT, tmp_path, tmp_path / "qwen.jinja", tmp_path / "log"):
-        pass
-    expected = {"max_model_len": 333, "dtype": "float32", "gpu_memory_utilization": 0.4, "tensor_parallel_size": 3, "max_num_seqs": 5, "data_parallel_size": 2}
-    assert {k: seen[k] for k in expected} == expected
-    assert seen["batch_invariant"] is True and server.environment(True)["VLLM_BATCH_INVARIANT"] == "1"
+    with predictions.endpoints(chosen, ROOT / "models" / "tiny", tmp_path, tmp_path / "qwen.jinja", tmp_path / "vllm.log") as urls:
+        assert len(set(urls)) == 2
+    expected = {"max_model_len": "333", "dtype": "float32", "gpu_memory_utilization": "0.4", "tensor_parallel_size": "2", "max_num_seqs": "3"}
+    for (line, variables, log), gpus, name in zip(launches, ("0,1", "2,3"), ("vllm.log", "vllm-2.log"), strict=True):
+        seen = options_of(line)
+        assert {k: seen[k] for k in expected} == expected and "kv_cache_memory_bytes" not in seen and "data_parallel_size" not in seen
+        assert variables["CUDA_VISIBLE_DEVICES"] == gpus and variables["VLLM_BATCH_INVARIANT"] == "1" and log.name == name
+        assert seen["max_lora_rank"] == "16" and seen["chat_template"].endswith("qwen.jinja") and seen["lora_modules"] == f"tuned={tmp_path}"
     assert "VLLM_BATCH_INVARIANT" not in server.environment()
-    assert seen["max_lora_rank"] == 16 and seen["chat_template"].endswith("qwen.jinja")
 
 
-def test_a_model_tuned_in_every_weight_has_a_server_of_its_own_after_the_bases(tmp_path, monkeypatch):
-    seen = []
+def test_replicas_share_a_gpu_where_there_are_too_few(tmp_path, launches, monkeypatch, capsys):
+    monkeypatch.setattr("stages.replicas.cards", lambda: [8 << 30])
+    changes = {"predictions.data_parallel_size": 2, "predictions.gpu_memory_utilization": 0.8, "predictions.concurrency": 8}
+    chosen = params_with(changes).predictions
+    with predictions.endpoints(chosen, ROOT / "models" / "tiny", None, tmp_path / "qwen.jinja", tmp_path / "vllm.log"):
+        pass
+    assert [variables["CUDA_VISIBLE_DEVICES"] for _, variables, _ in launches] == ["0", "0"]
+    share = 0.4 * (8 << 30)
+    for line, *_ in launches:
+        seen = options_of(line)
+        assert seen["gpu_memory_utilization"] == "0.4" and seen["max_num_seqs"] == "4"
+        assert share / 3 < int(seen["kv_cache_memory_bytes"]) < share
+    crowded = params_with(changes | {"predictions.data_parallel_size": 5}).predictions
+    with pytest.raises(SystemExit), predictions.endpoints(crowded, ROOT / "models" / "tiny", None, tmp_path / "qwen.jinja", tmp_path / "vllm.log"):
+        raise AssertionError("they started")
+    assert "predictions.data_parallel_size: 5 replicas share a GPU of 8.6 GB, where each needs" in capsys.readouterr().err
+    cut = params_with({"predictions.tensor_parallel_size": 3}).predictions
+    with pytest.raises(SystemExit), predictions.endpoints(cut, ROOT / "models" / "tiny", None, tmp_path / "qwen.jinja", tmp_path / "vllm.log"):
+        raise AssertionError("it started")
+    assert "predictions.tensor_parallel_size: 3 GPUs are asked for, 1 are here" in capsys.readouterr().err
 
-    @contextmanager
-    def running(model, log, batch_invariant, **options):
-        seen.append((model, options["served_model_name"], options["tokenizer"], "enable_lora" in options))
-        yield "http://127.0.0.1:1"
 
-    monkeypatch.setattr(server, "running", running)
+def test_a_request_goes_to_the_server_with_the_fewest_open_ones(tmp_path):
+    served = {"quick": 0, "slow": 0}
+
+    def counted(name, seconds):
+        def answer(body):
+            served[name] += 1
+            time.sleep(seconds)
+            return 200, REPLY
+
+        return answer
+
+    asked = [row | {"id": f"{n}-{row['id']}"} for n in range(5) for row in ASKED]
+    with openai_server(counted("quick", 0.01)) as quick, openai_server(counted("slow", 0.3)) as slow:
+        predictions.answer_all([slow, quick], "tuned", asked, tmp_path / "a", params_with({"predictions.concurrency": 4}).predictions)
+    assert set(predictions.answered(tmp_path / "a")) == {row["id"] for row in asked}
+    assert served["quick"] > 2 * served["slow"] > 0 and sum(served.values()) == len(asked)
+
+
+@pytest.mark.soak
+def test_two_replicas_answer_as_one_does(tmp_path):
+    asked = [{"id": str(n), "messages": [{"role": "user", "content": f"感冒{n}天了，怎么办？"}], "reference": ""} for n in range(12)]
+    for replicas in (1, 2):
+        chosen = params_with({"predictions.data_parallel_size": replicas, "predictions.max_new_tokens": 20, "predictions.concurrency": 4}).predictions
+        with predictions.endpoints(chosen, ROOT / "models" / "tiny", None, ROOT / "templates" / "chat" / "qwen.jinja", tmp_path / "vllm.log") as urls:
+            assert len(urls) == replicas
+            predictions.answer_all(urls, "base", asked, tmp_path / str(replicas), chosen)
+    one, two = ({key: row["prediction"] for key, row in predictions.answered(tmp_path / str(n)).items()} for n in (1, 2))
+    assert one == two and len(one) == 12
+    assert (tmp_path / "vllm-2.log").read_text().count("POST /v1/chat/completions") > 2
+
+
+def test_a_model_tuned_in_every_weight_has_a_server_of_its_own_after_the_bases(tmp_path, launches):
     (tmp_path / "config.json").write_text("{}")
     chosen = params_with().predictions
     for models in predictions.shifts(chosen, tmp_path):
-        with predictions.endpoint(chosen, ROOT, tmp_path, tmp_path / "qwen.jinja", tmp_path / "log", models):
+        with predictions.endpoints(chosen, ROOT, tmp_path, tmp_path / "qwen.jinja", tmp_path / "log", models):
             pass
-    assert seen == [(ROOT, "base", str(tmp_path), False), (tmp_path, "tuned", str(tmp_path), False)]
+    seen = [options_of(line) for line, *_ in launches]
+    assert [(one["model"], one["served_model_name"], one["tokenizer"]) for one in seen] == [(str(ROOT), "base", str(tmp_path)), (str(tmp_path), "tuned", str(tmp_path))]
+    assert not any("enable_lora" in one for one in seen)
     (tmp_path / "adapter_config.json").write_text('{"r": 8}')
     assert predictions.shifts(chosen, tmp_path) == [("base", "tuned")]
     (tmp_path / "adapter_config.json").unlink()
@@ -196,8 +260,8 @@ def test_a_model_tuned_in_every_weight_has_a_server_of_its_own_after_the_bases(t
 
 def test_a_server_that_cannot_be_reached_is_named_in_one_line(tmp_path, capsys):
     chosen = params_with({"predictions.base_url": "http://127.0.0.1:9/v1"}).predictions
-    with pytest.raises(SystemExit), predictions.endpoint(chosen, ROOT, tmp_path, tmp_path, tmp_path) as url:
-        predictions.answer_all(url, "tuned", ASKED, tmp_path / "a", chosen)
+    with pytest.raises(SystemExit), predictions.endpoints(chosen, ROOT, tmp_path, tmp_path, tmp_path) as urls:
+        predictions.answer_all(urls, "tuned", ASKED, tmp_path / "a", chosen)
     assert "error: predictions.base_url: http://127.0.0.1:9/v1: Cannot connect to host" in capsys.readouterr().err
 
 
@@ -210,5 +274,5 @@ def test_a_full_disk_is_said_before_vllm_starts(tmp_path, monkeypatch, capsys):
 
 def test_base_url_is_used_as_it_is(tmp_path):
     chosen = params_with({"predictions.base_url": "http://10.0.0.1:8000/v1/"}).predictions
-    with predictions.endpoint(chosen, ROOT, tmp_path, tmp_path, tmp_path) as url:
-        assert url == "http://10.0.0.1:8000"
+    with predictions.endpoints(chosen, ROOT, tmp_path, tmp_path, tmp_path) as urls:
+        assert urls == ["http://10.0.0.1:8000"]

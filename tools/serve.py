@@ -38,7 +38,7 @@ def is_loopback(host: str) -> bool:
 def main() -> None:
     serve = read_params().serve
     check(serve)
-    options = server.device_options(serve)
+    options = server.device_options(serve) | ({"data_parallel_size": serve.data_parallel_size} if server.on_gpu() else {})
     line = server.command(
         MODEL,
         host=serve.host, port=serve.port, served_model_name=serve.model_name,
