@@ -99,7 +99,10 @@ def main() -> None:
         for name, measure in parts[part]():
             if args.only and name not in args.only:
                 continue
-            rows[name] = measure()
+            try:
+                rows[name] = measure()
+            except SystemExit:  # of a server that did not start: the others are still worth their time
+                rows[name] = {"failed": True}
             print(name, rows[name], flush=True)
             if args.out:  # at once: a rented machine may go at any time
                 args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -53,6 +53,8 @@ def answer_by_stage(profile: Predictions, folder: Path, tuned: Path, changes: di
     """Return the rates of the predictions stage's own server and client, the adapter applied."""
     chosen = profile.model_copy(update={"max_new_tokens": 256, "max_model_len": 2048, **changes})
     asked = [json.loads(line) for line in (folder / "asked.jsonl").open(encoding="utf-8")]
+    for left in ("warm", "base", "tuned"):  # by a run that was stopped
+        (folder / f"{left}.jsonl").unlink(missing_ok=True)
     begin = time.perf_counter()
     with answers.endpoints(chosen, folder / "base", tuned, TEMPLATE, folder / "vllm.log") as urls:
         up = time.perf_counter() - begin
@@ -65,8 +67,6 @@ def answer_by_stage(profile: Predictions, folder: Path, tuned: Path, changes: di
             rows = answers.answered(folder / f"{model}.jsonl").values()
             tokens = sum(row["completion_tokens"] for row in rows)
             found |= {f"{prefix}answers_per_second": len(rows) / seconds, f"{prefix}tokens_per_second": tokens / seconds}
-    for file in ("warm.jsonl", "base.jsonl", "tuned.jsonl"):
-        (folder / file).unlink()
     return found
 
 
@@ -79,5 +79,5 @@ def answer_all(profile: Predictions, folder: Path) -> Rows:
         yield f"ours, replicas {replicas}", partial(ours, {"data_parallel_size": replicas, "concurrency": AT_ONCE if gpu else 16})
     yield "vLLM offline", partial(answer_offline, folder, tuned, {"max_model_len": 2048} | ({} if gpu else {"enforce_eager": True}))
     if gpu:
-        yield "ours, batch-invariant", partial(ours, {"batch_invariant": True})
+        yield "ours, replicas 2, batch-invariant", partial(ours, {"data_parallel_size": 2, "concurrency": AT_ONCE, "batch_invariant": True})
     yield "LLaMA-Factory's predict", partial(predict_by_llamafactory, folder, tuned, 32 if gpu else 8)

@@ -172,7 +172,7 @@ def fit_all(profile: Adapter, folder: Path) -> Rows:
 
     def smallest(method: str, changes: dict) -> dict:
         rows = (train(f"{method}, {size} GB", profile.model_copy(update=changes), folder, 12, float(size << 30)) for size in CARDS)
-        return next({"card_gib": size} | row for size, row in zip(CARDS, rows, strict=True) if row != {"fits": False})
+        return next(({"card_gib": size} | row for size, row in zip(CARDS, rows, strict=True) if row != {"fits": False}), {"fits": False})
 
     for method, changes in METHODS.items():
         yield method, partial(smallest, method, changes)

@@ -203,9 +203,10 @@ def memory(gpus: int | None = None) -> tuple[int, str]:
 
 
 def cards() -> list[int]:
-    """Return the bytes of each of the machine's GPUs."""
-    query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-    if not shutil.which("nvidia-smi"):
+    """Return the bytes of each GPU that this process may use (CUDA_VISIBLE_DEVICES), none where nvidia-smi tells of none."""
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits", *([f"--id={seen}"] if seen else [])]
+    if seen == "" or not shutil.which("nvidia-smi"):
         return []
     found = subprocess.run(query, capture_output=True, text=True)
     return [int(mib) << 20 for mib in found.stdout.split()] if found.returncode == 0 else []

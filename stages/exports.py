@@ -37,6 +37,7 @@ from stages.common import (
 from stages.metrics import MEANING, interval, scored
 from stages.params import Metrics, Params, read_params
 from stages.predictions import SECONDS, answer_all, answered, post, samples, throughput
+from stages.replicas import replicas
 from stages.rows import messages
 from stages.scores import NAMES, RATES
 
@@ -90,20 +91,18 @@ def make(kind: str, model: Path, rows: list[dict], modelfile: str, requirements:
 
 
 @contextmanager
-def serving(kind: str, model: Path, params: Params, log: Path) -> Iterator[str]:
-    """Yield the URL of a server of the format: vLLM as predictions sets it up, llama.cpp for gguf."""
+def serving(kind: str, model: Path, params: Params, log: Path) -> Iterator[list[str]]:
+    """Yield the URLs of servers of the format: vLLM as predictions sets it up, one llama.cpp for gguf."""
     settings = params.predictions
     if kind == "gguf":
         port = server.free_port()
         line = [str(export_python()), "-m", llama.__name__, str(model / "xinglin.gguf")]
         line += [str(word) for word in (port, settings.max_model_len, settings.repetition_penalty)]
         with server.up("llama.cpp", line, server.environment(), port, log) as url:
-            yield url
+            yield [url]
         return
-    limits = {"max_model_len": settings.max_model_len, "max_num_seqs": settings.concurrency}
-    options = server.device_options(settings, settings.concurrency) | {"served_model_name": kind, "dtype": dtype(kind, settings.dtype)}
-    with server.running(model, log, settings.batch_invariant, **limits, **options) as url:
-        yield url
+    with replicas(settings, model, log, served_model_name=kind, dtype=dtype(kind, settings.dtype)) as urls:
+        yield urls
 
 
 def dtype(kind: str, wanted: str) -> str:
@@ -135,10 +134,10 @@ def answers(kind: str, model: Path, asked: list[dict], params: Params) -> tuple[
     what_counts = params.predictions.model_dump(exclude={"concurrency", "data_parallel_size", "gpu_memory_utilization", "parity_samples"})
     work = work_folder(f"exports-{kind}", fingerprint(what_counts, model, [sample["id"] for sample in asked]))
     file = work / "answers.jsonl"
-    with serving(kind, model, params, work / "server.log") as url:
-        ids = prompts(url, kind, asked)
+    with serving(kind, model, params, work / "server.log") as urls:
+        ids = prompts(urls[0], kind, asked)
         before, start = len(answered(file)), time.perf_counter()
-        answer_all([url], kind, asked, file, params.predictions)
+        answer_all(urls, kind, asked, file, params.predictions)
         seconds = time.perf_counter() - start
     rows = [answered(file)[sample["id"]] for sample in asked]
     if len(rows) > before or not (work / "speed.json").exists():

@@ -3,13 +3,14 @@
 Usage: stages/run predictions --base models/base.json --adapter models/adapter --split data/split \
            --templates templates/chat --out data/predictions
 
-One vLLM server holds the base and the adapter, with our chat template; a model tuned in every weight has a server of its
+A vLLM server, or several replicas of it, holds the base and the adapter, with our chat template; a model tuned in every weight has a server of its
 own after the base's. Each answer is written as it comes to .work/predictions/KEY, so that a killed run asks for the missing
 ones only.
 """
 
 import asyncio
 import hashlib
+import resource
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
@@ -45,6 +46,7 @@ Client = TypeVar("Client")
 Chat = Callable[[dict], Awaitable[tuple[int, str]]]
 SECONDS = 3600  # an answer waits its turn behind `concurrency` others
 KEPT_OPEN = 2  # seconds that an idle connection is kept; vLLM closes its end after five
+SPARE_FILES = 256  # open besides the connections
 SERVING_BYTES = 1.2  # memory that vLLM takes at the least, in multiples of the weights' size
 
 
@@ -99,6 +101,7 @@ async def connect(urls: list[str], concurrency: int) -> AsyncIterator[Chat]:
 
     At 256 requests at once httpx takes 22 ms of a core for each, aiohttp 0.3 (bench.client).
     """
+    allow_files(concurrency + SPARE_FILES)
     connector = aiohttp.TCPConnector(limit=concurrency, keepalive_timeout=KEPT_OPEN)
     waiting = dict.fromkeys(urls, 0)
 
@@ -113,6 +116,15 @@ async def connect(urls: list[str], concurrency: int) -> AsyncIterator[Chat]:
 
     async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=SECONDS, sock_connect=10)) as session:
         yield chat
+
+
+def allow_files(count: int) -> None:
+    """Let this process open `count` files, connections among them, if the system allows it; many shells allow 1,024 until asked."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < count:
+        fail(f"predictions.concurrency: {count} open files are needed, the system allows {hard} (ulimit -Hn): set it lower")
+    if soft != resource.RLIM_INFINITY and soft < count:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
 
 
 async def ask(chat: Chat, sample: dict, model: str, params: Predictions) -> dict:
@@ -244,7 +256,7 @@ def main() -> None:
     params = read_params()
     predictions, chat_template = params.predictions, paths.templates / f"{params.adapter.template}.jinja"
     record = read_json(paths.base)
-    need_memory(record, SERVING_BYTES * predictions.data_parallel_size, "predictions")
+    need_memory(record, SERVING_BYTES, "predictions")
     part = paths.split / f"{predictions.part}.jsonl"
     asked = samples(part, predictions.max_samples)
     what_counts = predictions.model_dump(exclude={"concurrency", "data_parallel_size", "gpu_memory_utilization", "parity_samples"})

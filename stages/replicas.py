@@ -1,10 +1,12 @@
 """Replicas: several vLLM servers of one model that answer side by side, each on GPUs of its own or sharing one.
 
-A vLLM engine decides in Python what each step computes, on one core: some 20,000 to 30,000 tokens a second, while a small
+A vLLM engine decides in Python what each step computes, on one core: 15,000 to 25,000 tokens a second, while a small
 model leaves the GPU half idle (docs/gpu.md). Engines that share a GPU divide that work among cores.
 """
 
 import os
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,8 +22,8 @@ LOGITS = 14  # bytes by sequence and vocabulary entry while the next tokens are 
 
 
 def places(engine: Predictions) -> list[str]:
-    """Return the GPUs of each replica (its CUDA_VISIBLE_DEVICES), [""] * replicas without a GPU; too few are shared."""
-    seen = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(str(n) for n in range(len(cards())))
+    """Return the GPUs of each replica (its CUDA_VISIBLE_DEVICES), "" without a GPU; too few are shared."""
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(str(n) for n in range(len(cards()))))
     gpus, each = [gpu for gpu in seen.split(",") if gpu], engine.tensor_parallel_size
     if gpus and each > len(gpus):
         fail(f"predictions.tensor_parallel_size: {each} GPUs are asked for, {len(gpus)} are here", 2)
@@ -29,44 +31,51 @@ def places(engine: Predictions) -> list[str]:
     return [",".join(gpus[(replica * each + n) % len(gpus)] for n in range(each)) if gpus else "" for replica in numbers]
 
 
-def shared(engine: Predictions, model: Path, crowd: int, card: float) -> dict[str, float | int]:
-    """Return the options of one of `crowd` replicas on a GPU of `card` bytes: its share, and what that leaves for the KV cache.
-
-    Given that, vLLM does not measure what is free while it starts, which the others' start would falsify.
-    """
-    config, share = read_json(model / "config.json"), engine.gpu_memory_utilization / crowd
-    stored = config.get("dtype") or config.get("torch_dtype")
-    weights = sum(file.stat().st_size for file in model.glob("*.safetensors")) * (2 if engine.dtype == "float32" != stored else 1)
-    widths = 3 * config["intermediate_size"] + 4 * config["hidden_size"]
-    needed = weights / engine.tensor_parallel_size + CONTEXT + PREFILL * widths * 2 + at_once(engine) * config["vocab_size"] * LOGITS
-    left = share * card - needed
-    if left <= 0:
-        fail(f"predictions.data_parallel_size: {crowd} replicas share a GPU of {card / 1e9:.1f} GB, where each needs {needed / 1e9:.1f} GB "
-             f"before its KV cache and has {share * card / 1e9:.1f}: set it lower", 2)  # fmt: skip
-    return {"gpu_memory_utilization": round(share, 4), "kv_cache_memory_bytes": int(left)}
-
-
 def at_once(engine: Predictions) -> int:
     """Return how many sequences one replica answers at once."""
     return -(-engine.concurrency // engine.data_parallel_size)
 
 
+def fitting(engine: Predictions, model: Path) -> tuple[Predictions, dict[str, float | int]]:
+    """Return `engine` with as many replicas as fit, and the options of each: where they share a GPU, what its KV cache may take.
+
+    Given that, vLLM does not measure what is free while it starts, which the others' start would falsify.
+    """
+    for count in range(engine.data_parallel_size, 0, -1):
+        chosen = engine.model_copy(update={"data_parallel_size": count})
+        crowd = max(Counter(",".join(places(chosen)).split(",")).values())
+        if crowd == 1 or not server.on_gpu():
+            break
+        share = engine.gpu_memory_utilization / crowd
+        left = share * min(cards(), default=0) - needed(chosen, model)
+        if left > 0:
+            return chosen, {"gpu_memory_utilization": round(share, 4), "kv_cache_memory_bytes": int(left)}
+        print(f"predictions.data_parallel_size: the GPU's memory does not hold {crowd} replicas: trying {count - 1}", file=sys.stderr)
+    return chosen, {}
+
+
+def needed(engine: Predictions, model: Path) -> float:
+    """Return the bytes on each GPU that a replica takes before its KV cache."""
+    config = read_json(model / "config.json")
+    stored = config.get("dtype") or config.get("torch_dtype")
+    weights = sum(file.stat().st_size for file in model.glob("*.safetensors")) * (2 if engine.dtype == "float32" != stored else 1)
+    widths = 3 * config["intermediate_size"] + 4 * config["hidden_size"]
+    return weights / engine.tensor_parallel_size + CONTEXT + PREFILL * widths * 2 + at_once(engine) * config["vocab_size"] * LOGITS
+
+
 @contextmanager
 def replicas(engine: Predictions, model: Path, log: Path, **options: str | int | float | None) -> Iterator[list[str]]:
     """Yield the URLs of `engine.data_parallel_size` servers of `model`, started together; the second's output goes to LOG-2.log."""
+    engine, share = fitting(engine, model)
     options = {"dtype": engine.dtype, "max_model_len": engine.max_model_len, "max_num_seqs": at_once(engine)} | options
     options |= server.device_options(engine, at_once(engine))
-    gpus = places(engine)
-    crowd = max(Counter(",".join(gpus).split(",")).values())
-    if server.on_gpu() and crowd > 1:
-        options |= shared(engine, model, crowd, min(cards()))
+    options |= share
+    begun: list[tuple[subprocess.Popen, int, Path]] = []
     with ExitStack() as stack:
-        begun = []
-        for number, place in enumerate(gpus, 1):
+        for number, place in enumerate(places(engine), 1):
             port, own = server.free_port(), log if number == 1 else log.with_stem(f"{log.stem}-{number}")
             variables = server.environment(engine.batch_invariant) | ({"CUDA_VISIBLE_DEVICES": place} if place else {})
             line = server.command(model, host="127.0.0.1", port=port, **options)
             begun.append((stack.enter_context(server.started("vLLM", line, variables, own)), port, own))
-        for process, port, own in begun:
-            server.wait_until_up("vLLM", process, port, own)
+        server.wait_until_up("vLLM", begun)
         yield [f"http://127.0.0.1:{port}" for _, port, _ in begun]

@@ -104,7 +104,7 @@ def up(name: str, line: list[str], variables: dict[str, str], port: int, log: Pa
     A server that fails to start, or dies in the block, ends the program with the end of its log.
     """
     with started(name, line, variables, log) as process:
-        wait_until_up(name, process, port, log)
+        wait_until_up(name, [(process, port, log)])
         yield f"http://127.0.0.1:{port}"
 
 
@@ -133,18 +133,23 @@ def started(name: str, line: list[str], variables: dict[str, str], log: Path) ->
             shutil.rmtree(sockets, ignore_errors=True)
 
 
-def wait_until_up(name: str, process: subprocess.Popen, port: int, log: Path) -> None:
-    """Return when the server answers /health; stop the program if it ends or takes too long."""
-    start = time.monotonic()
-    print(f"{name} loads on port {port}, log in {log} …", file=sys.stderr, flush=True)
+def wait_until_up(name: str, servers: list[tuple[subprocess.Popen, int, Path]]) -> None:
+    """Return when each server, given as process, port and log, answers /health; stop the program if one ends or takes too long."""
+    start, waiting = time.monotonic(), {port for _, port, _ in servers}
+    for _, port, log in servers:
+        print(f"{name} loads on port {port}, log in {log} …", file=sys.stderr, flush=True)
     while time.monotonic() - start < START_SECONDS:
-        if process.poll() is not None:
-            fail(f"{name} did not start, status {process.returncode}; the end of {log}:\n{tail(log)}")
-        with contextlib.suppress(httpx.TransportError):
-            if httpx.get(f"http://127.0.0.1:{port}/health", timeout=5).is_success:
-                print(f"{name} is up after {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
-                return
+        for process, port, log in servers:
+            if process.poll() is not None:
+                fail(f"{name} did not start, status {process.returncode}; the end of {log}:\n{tail(log)}")
+            with contextlib.suppress(httpx.TransportError):
+                if port in waiting and httpx.get(f"http://127.0.0.1:{port}/health", timeout=5).is_success:
+                    waiting.remove(port)
+                    print(f"{name} is up after {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+        if not waiting:
+            return
         time.sleep(0.5)
+    log = next(log for _, port, log in servers if port in waiting)
     fail(f"{name} did not start within {START_SECONDS} s; the end of {log}:\n{tail(log)}")
 
 

@@ -45,3 +45,18 @@ def test_an_error_of_the_system_is_one_line(capsys):
     assert capsys.readouterr().err == "error: data/raw: No space left on device; nothing was half-written, run it again when that is mended\n"
     common.one_line(KeyError, KeyError("x"), None)
     assert "KeyError" in capsys.readouterr().err
+
+
+def test_only_the_gpus_that_a_process_may_use_count(tmp_path, monkeypatch):
+    (tmp_path / "nvidia-smi").write_text("""#!/bin/sh
+case "$*" in *--id=1) echo 81559;; *--id=*) echo "No devices were found" >&2; exit 6;; *) printf '4096\\n81559\\n';; esac
+""")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert common.cards() == [4096 << 20, 81559 << 20] and common.memory(1) == (4096 << 20, "the GPU")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert common.cards() == [81559 << 20] and common.memory() == (81559 << 20, "the GPU")
+    for hidden in ("", "9"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+        assert common.cards() == [] and common.memory()[1] == "the machine"

@@ -158,7 +158,7 @@ def test_llama_cpp_reads_every_prompt_as_the_tokens_of_the_merged_model(tmp_path
     params = params_with({"adapter.template": name})
     exports.make("gguf", model, [], "FROM ./xinglin.gguf", ROOT / "requirements" / "export.txt", tmp_path / "gguf")
     asked = [{"id": str(i), "messages": messages(*dialogue)} for i, dialogue in enumerate(dialogues())]
-    with exports.serving("gguf", tmp_path / "gguf", params, tmp_path / "log") as url:
+    with exports.serving("gguf", tmp_path / "gguf", params, tmp_path / "log") as [url]:
         found = exports.prompts(url, "gguf", asked)
     tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
     exports.same_prompts({row["id"]: tokenizer.encode(render(name, row["messages"]), add_special_tokens=False).ids for row in asked}, found, "gguf")
