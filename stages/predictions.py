@@ -3,9 +3,9 @@
 Usage: stages/run predictions --base models/base.json --adapter models/adapter --split data/split \
            --templates templates/chat --out data/predictions
 
-A vLLM server, or several replicas of it, holds the base and the adapter, with our chat template; a model tuned in every weight has a server of its
-own after the base's. Each answer is written as it comes to .work/predictions/KEY, so that a killed run asks for the missing
-ones only.
+A vLLM server, or several replicas of it, holds the base and the adapter, with our chat template; a model tuned in every
+weight has servers of its own after the base's. Each answer is written as it comes to .work/predictions/KEY, so that a
+killed run asks for the missing ones only.
 """
 
 import asyncio
