@@ -1,0 +1,98 @@
+"""The servers that predictions start: how many, on which GPUs, with which options; and (make soak) two for real."""
+
+from contextlib import contextmanager
+
+import pytest
+
+from stages import predictions, server
+from tests.conftest import ROOT, params_with
+
+
+@pytest.fixture
+def launches(monkeypatch):
+    """Return the list of servers that are started from here on, each as command line, variables and log: none is, on four GPUs of 80 GiB."""
+    seen = []
+
+    @contextmanager
+    def started(name, line, variables, log):
+        seen.append((line, variables, log))
+        yield None
+
+    monkeypatch.setattr(server, "started", started)
+    monkeypatch.setattr(server, "wait_until_up", lambda *_: None)
+    monkeypatch.setattr(server, "on_gpu", lambda: True)
+    monkeypatch.setattr("stages.replicas.cards", lambda: [80 << 30] * 4)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return seen
+
+
+def options_of(line):
+    """Return a command line's options, those without a value as ""."""
+    pairs = zip(line, [*line[1:], "--"], strict=True)
+    return {word[2:].replace("-", "_"): "" if value.startswith("--") else value for word, value in pairs if word.startswith("--")}
+
+
+def test_every_knob_of_the_server_reaches_its_command_line(tmp_path, launches):
+    (tmp_path / "adapter_config.json").write_text('{"r": 12}')
+    knobs = {"max_model_len": 333, "dtype": "float32", "gpu_memory_utilization": 0.4, "tensor_parallel_size": 2, "concurrency": 5, "data_parallel_size": 2, "batch_invariant": True}
+    chosen = params_with({f"predictions.{k}": v for k, v in knobs.items()} | {"predictions.max_new_tokens": 9}).predictions
+    with predictions.endpoints(chosen, ROOT / "models" / "tiny", tmp_path, tmp_path / "qwen.jinja", tmp_path / "vllm.log") as urls:
+        assert len(set(urls)) == 2
+    expected = {"max_model_len": "333", "dtype": "float32", "gpu_memory_utilization": "0.4", "tensor_parallel_size": "2", "max_num_seqs": "3"}
+    for (line, variables, log), gpus, name in zip(launches, ("0,1", "2,3"), ("vllm.log", "vllm-2.log"), strict=True):
+        seen = options_of(line)
+        assert {k: seen[k] for k in expected} == expected and "kv_cache_memory_bytes" not in seen and "data_parallel_size" not in seen
+        assert variables["CUDA_VISIBLE_DEVICES"] == gpus and variables["VLLM_BATCH_INVARIANT"] == "1" and log.name == name
+        assert seen["max_lora_rank"] == "16" and seen["chat_template"].endswith("qwen.jinja") and seen["lora_modules"] == f"tuned={tmp_path}"
+    assert "VLLM_BATCH_INVARIANT" not in server.environment()
+
+
+def test_replicas_share_a_gpu_where_there_are_too_few(tmp_path, launches, monkeypatch, capsys):
+    monkeypatch.setattr("stages.replicas.cards", lambda: [8 << 30])
+    changes = {"predictions.data_parallel_size": 2, "predictions.gpu_memory_utilization": 0.8, "predictions.concurrency": 8}
+    chosen = params_with(changes).predictions
+    with predictions.endpoints(chosen, ROOT / "models" / "tiny", None, tmp_path / "qwen.jinja", tmp_path / "vllm.log"):
+        pass
+    assert [variables["CUDA_VISIBLE_DEVICES"] for _, variables, _ in launches] == ["0", "0"]
+    share = 0.4 * (8 << 30)
+    for line, *_ in launches:
+        seen = options_of(line)
+        assert seen["gpu_memory_utilization"] == "0.4" and seen["max_num_seqs"] == "4"
+        assert share / 3 < int(seen["kv_cache_memory_bytes"]) < share
+    launches.clear()
+    with predictions.endpoints(params_with(changes | {"predictions.data_parallel_size": 5}).predictions, ROOT / "models" / "tiny", None, tmp_path, tmp_path / "vllm.log") as urls:
+        assert len(urls) == len(launches) == 4  # five would leave each less than CUDA takes
+    assert "predictions.data_parallel_size: the GPU's memory does not hold 5 replicas: trying 4" in capsys.readouterr().err
+    assert options_of(launches[0][0])["gpu_memory_utilization"] == "0.2"
+    cut = params_with({"predictions.tensor_parallel_size": 3}).predictions
+    with pytest.raises(SystemExit), predictions.endpoints(cut, ROOT / "models" / "tiny", None, tmp_path / "qwen.jinja", tmp_path / "vllm.log"):
+        raise AssertionError("it started")
+    assert "predictions.tensor_parallel_size: 3 GPUs are asked for, 1 are here" in capsys.readouterr().err
+
+
+def test_a_model_tuned_in_every_weight_has_a_server_of_its_own_after_the_bases(tmp_path, launches):
+    (tmp_path / "config.json").write_text("{}")
+    chosen = params_with().predictions
+    for models in predictions.shifts(chosen, tmp_path):
+        with predictions.endpoints(chosen, ROOT, tmp_path, tmp_path / "qwen.jinja", tmp_path / "log", models):
+            pass
+    seen = [options_of(line) for line, *_ in launches]
+    assert [(one["model"], one["served_model_name"], one["tokenizer"]) for one in seen] == [(str(ROOT), "base", str(tmp_path)), (str(tmp_path), "tuned", str(tmp_path))]
+    assert not any("enable_lora" in one for one in seen)
+    (tmp_path / "adapter_config.json").write_text('{"r": 8}')
+    assert predictions.shifts(chosen, tmp_path) == [("base", "tuned")]
+    (tmp_path / "adapter_config.json").unlink()
+    assert predictions.shifts(params_with({"predictions.base_url": "http://10.0.0.1:8000"}).predictions, tmp_path) == [("base", "tuned")]
+
+
+@pytest.mark.soak
+def test_two_replicas_answer_as_one_does(tmp_path):
+    asked = [{"id": str(n), "messages": [{"role": "user", "content": f"感冒{n}天了，怎么办？"}], "reference": ""} for n in range(12)]
+    for replicas in (1, 2):
+        chosen = params_with({"predictions.data_parallel_size": replicas, "predictions.max_new_tokens": 20, "predictions.concurrency": 4}).predictions
+        with predictions.endpoints(chosen, ROOT / "models" / "tiny", None, ROOT / "templates" / "chat" / "qwen.jinja", tmp_path / "vllm.log") as urls:
+            assert len(urls) == replicas
+            predictions.answer_all(urls, "base", asked, tmp_path / str(replicas), chosen)
+    one, two = ({key: row["prediction"] for key, row in predictions.answered(tmp_path / str(n)).items()} for n in (1, 2))
+    assert one == two and len(one) == 12
+    assert "POST /v1/chat/completions" in (tmp_path / "vllm-2.log").read_text()

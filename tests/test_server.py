@@ -1,0 +1,85 @@
+"""Servers as processes: their start, their death, what they leave behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+
+from stages import server
+from tests.conftest import ROOT
+
+
+def test_a_server_that_fails_to_start_shows_its_log_and_leaves_no_process(tmp_path, capsys):
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text('{"model_type": "unheard_of"}')
+    with pytest.raises(SystemExit), server.running(tmp_path / "broken", tmp_path / "vllm.log"):
+        raise AssertionError("it started")
+    line = capsys.readouterr().err
+    assert "vLLM did not start, status" in line and "unheard_of" in line
+    assert not [p for p in psutil.Process().children(recursive=True) if "vllm" in " ".join(p.cmdline())]
+
+
+STARTING = """
+import sys
+from pathlib import Path
+from stages.common import arguments
+from stages import server
+sys.argv = ["stage"]
+arguments("")
+with server.running("models/tiny", Path(sys.stdin.readline().strip())):
+    pass
+"""
+
+
+def test_a_stage_that_is_told_to_end_while_its_server_starts_leaves_nothing_however_often_it_is_told():
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        process = subprocess.Popen([sys.executable, "-c", STARTING], cwd=ROOT, stdin=subprocess.PIPE, env=os.environ | {"TMPDIR": folder})
+        assert process.stdin
+        process.stdin.write(f"{folder}/vllm.log\n".encode())
+        process.stdin.close()
+        while not list(Path(folder).glob("xinglin-*")):
+            assert process.poll() is None
+            time.sleep(0.05)
+        time.sleep(1)
+        children = psutil.Process(process.pid).children(recursive=True)
+        for _ in range(20):
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.005)
+        assert process.wait(60) == 143
+        assert psutil.wait_procs(children, timeout=10)[1] == []
+        assert [file.name for file in Path(folder).iterdir()] == ["vllm.log"]
+
+
+def test_a_replica_that_dies_is_told_while_the_others_still_load(tmp_path, capsys):
+    (tmp_path / "second.log").write_text("out of memory")
+    loads, dies = (subprocess.Popen([sys.executable, "-c", code]) for code in ("import time; time.sleep(60)", "raise SystemExit(3)"))
+    try:
+        with pytest.raises(SystemExit):
+            server.wait_until_up("vLLM", [(loads, server.free_port(), tmp_path / "first.log"), (dies, server.free_port(), tmp_path / "second.log")])
+    finally:
+        loads.kill()
+        loads.wait()
+    assert f"vLLM did not start, status 3; the end of {tmp_path}/second.log:\nout of memory" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_said_before_vllm_starts(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("stages.common.shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(SystemExit), server.running(ROOT / "models" / "tiny", tmp_path / "vllm.log"):
+        raise AssertionError("it started")
+    assert "vLLM's log needs 0.1 GB of disk, 0.0 GB are free" in capsys.readouterr().err
+
+
+def test_a_servers_variables_are_the_users_before_ours(monkeypatch):
+    monkeypatch.delenv("VLLM_USE_FLASHINFER_SAMPLER", raising=False)
+    ours = server.environment()
+    assert ours["VLLM_USE_FLASHINFER_SAMPLER"] == "0" and ours["VLLM_NO_USAGE_STATS"] == "1" and "VLLM_BATCH_INVARIANT" not in ours
+    assert server.environment(True)["VLLM_BATCH_INVARIANT"] == "1"
+    monkeypatch.setenv("VLLM_USE_FLASHINFER_SAMPLER", "1")
+    assert server.environment()["VLLM_USE_FLASHINFER_SAMPLER"] == "1"
