@@ -18,7 +18,7 @@ from stages.params import Predictions
 CLI = f"{sys.prefix}/bin/llamafactory-cli"
 OFFLINE = Path(__file__).with_name("offline.py")
 AT_ONCE = 1024  # questions, shared out to the replicas
-REPLICAS = (1, 2, 4)
+REPLICAS = {"1": (1, AT_ONCE), "2": (2, AT_ONCE), "4": (4, AT_ONCE), "4, 2048 at once": (4, 2048)}
 TEMPLATE = Path(__file__).parent.parent / "templates" / "chat" / "qwen.jinja"
 
 
@@ -75,8 +75,8 @@ def answer_all(profile: Predictions, folder: Path) -> Rows:
     tuned = next(file.parent for file in sorted((folder / "runs").glob("*/adapter_model.safetensors")))
     gpu = trained.on_gpu()
     ours = partial(answer_by_stage, profile, folder, tuned)
-    for replicas in REPLICAS if gpu else (1,):
-        yield f"ours, replicas {replicas}", partial(ours, {"data_parallel_size": replicas, "concurrency": AT_ONCE if gpu else 16})
+    for name, (replicas, at_once) in (REPLICAS if gpu else {"1": (1, 16)}).items():
+        yield f"ours, replicas {name}", partial(ours, {"data_parallel_size": replicas, "concurrency": at_once})
     yield "vLLM offline", partial(answer_offline, folder, tuned, {"max_model_len": 2048} | ({} if gpu else {"enforce_eager": True}))
     if gpu:
         yield "ours, replicas 2, batch-invariant", partial(ours, {"data_parallel_size": 2, "concurrency": AT_ONCE, "batch_invariant": True})

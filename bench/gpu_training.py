@@ -36,17 +36,19 @@ TRIED: dict[str, dict] = {  # changes of the profile's adapter section
 }
 CARDS = (8, 12, 16, 24, 32, 48, 80, 140)  # GiB
 METHODS: dict[str, dict] = {"LoRA": {}, "QLoRA": {"quantization_bit": 4}, "every weight": {"finetuning_type": "full"}}
-SHARED: dict[str, dict] = {"": {}, ", ZeRO-2": {"deepspeed": 2}, ", ZeRO-3": {"deepspeed": 3}, ", ZeRO-3, not compiled": {"deepspeed": 3, "torch_compile": False}}
+SHARED: dict[str, dict] = {"": {}, ", ZeRO-2": {"deepspeed": 2}, ", ZeRO-3": {"deepspeed": 3}}
 Rows = Iterator[tuple[str, Callable[[], dict]]]
 LOGGED = 3  # steps; each look at the loss makes the GPU wait
 ALONE = list(TRIED)[:3]  # run by llamafactory-cli, without stages/training.py
 
 
 def used_memory() -> float:
-    """Return the GPU's used memory in GB, 0 without a GPU."""
+    """Return the used memory in GB of the GPU that has most in use, of those this process may use; 0 without a GPU."""
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", *([f"--id={seen}"] if seen else [])]
     try:
-        query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
-        return int(subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()[0]) * (1 << 20) / 1e9
+        used = subprocess.run(query, capture_output=True, text=True, check=True).stdout
+        return max(map(int, used.split())) * (1 << 20) / 1e9
     except (OSError, subprocess.CalledProcessError):
         return 0.0
 

@@ -68,7 +68,7 @@ def training_config(template: dict, adapter: Adapter, cut: Plan, base: Path, spl
         "ddp_backend": "gloo" if not on_gpu() and adapter.gpus * adapter.nodes > 1 else None,
         "bf16": in_bf16(adapter),
         **liger(adapter),
-        "torch_compile": adapter.torch_compile and on_gpu(),
+        "torch_compile": compiled(adapter),
         "dataloader_num_workers": LOADERS if on_gpu() else 0,
         "include_num_input_tokens_seen": "no" if adapter.neat_packing else "non_padding",  # counting makes the GPU wait
         "early_stopping_steps": adapter.early_stopping_steps,
@@ -102,6 +102,11 @@ def in_bf16(adapter: Adapter) -> bool:
     return torch.cpu._is_avx512_bf16_supported()
 
 
+def compiled(adapter: Adapter) -> bool:
+    """Say whether to compile the layers: on a GPU, and not under ZeRO-3, whose hooks cut a layer's graph at each of its modules."""
+    return adapter.torch_compile and on_gpu() and adapter.deepspeed != 3
+
+
 def with_liger(adapter: Adapter) -> bool:
     """Say whether to use Liger's kernels, which only a GPU runs."""
     return adapter.enable_liger_kernel and on_gpu()
@@ -109,7 +114,7 @@ def with_liger(adapter: Adapter) -> bool:
 
 def liger(adapter: Adapter) -> dict:
     """Return the configuration's keys for Liger: all its kernels, or, where the layers are compiled, its loss alone."""
-    if with_liger(adapter) and adapter.torch_compile:
+    if with_liger(adapter) and compiled(adapter):
         return {"enable_liger_kernel": False, "use_liger_kernel": True, "liger_kernel_config": LOSS_ALONE}
     return {"enable_liger_kernel": with_liger(adapter)}
 

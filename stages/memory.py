@@ -101,7 +101,7 @@ def cure(config: dict[str, Any], adapter: Adapter, have: float, bf16: bool, lige
     """Return which setting would fit where `adapter` does not."""
     free = {"batch": "auto", "disable_gradient_checkpointing": "auto"}
     lora = {**free, "finetuning_type": "lora"}
-    tries: list[dict[str, Any]] = [free, {**free, "deepspeed": 3}] if adapter.gpus * adapter.nodes > 1 else [free]
+    tries: list[dict[str, Any]] = [free, *({**free, "deepspeed": stage} for stage in (2, 3))] if adapter.gpus * adapter.nodes > 1 else [free]
     tries += [lora, {**lora, "quantization_bit": 4}]
     tries += [{**lora, "quantization_bit": 4, "cutoff_len": n} for n in (1024, 512, 256) if n < adapter.cutoff_len]
     for changes in tries:

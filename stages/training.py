@@ -3,7 +3,7 @@
 Usage: python -m stages.training .work/adapter/KEY/train.yaml        (as the stage wrote it; torchrun starts it on several devices)
 
 On a GPU three things are told to the libraries that they belong to, none of which changes what is computed but for
-rounding: attention over a pack goes dialogue by dialogue, without a mask; the adapter's inputs stay in bfloat16; each
+rounding: attention over a pack goes dialogue by dialogue, without a mask; the adapter's inputs stay in bfloat16 where autocast is; each
 decoder layer is compiled in place, one compilation for all of them.
 """
 
@@ -65,14 +65,14 @@ def packed_attention(
 class Faster(TrainerCallback):
     """Makes a model ready before its first step."""
 
-    def __init__(self, packed: bool, compiled: bool, bf16: bool) -> None:
-        self.packed, self.compiled, self.bf16 = packed, compiled, bf16
+    def __init__(self, packed: bool, compiled: bool, autocast: bool) -> None:
+        self.packed, self.compiled, self.autocast = packed, compiled, autocast
 
     def on_train_begin(self, *_: Any, model: Any, **__: Any) -> None:
         if self.packed:
             model.set_attn_implementation(PACKED)
         for module in model.modules():
-            if isinstance(module, LoraLayer) and self.bf16:
+            if isinstance(module, LoraLayer) and self.autocast:
                 module.cast_input_dtype_enabled = False  # PEFT widens to float32 what autocast narrows again
         if self.compiled:
             layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
@@ -89,7 +89,8 @@ def main() -> None:
     if packed:
         AttentionInterface.register(PACKED, packed_attention)
         workflow.SFTDataCollatorWith4DAttentionMask = Packs
-    run_exp(config, [Faster(packed, config.pop("torch_compile"), on_gpu and config["bf16"])])
+    autocast = on_gpu and config["bf16"] and not config.get("deepspeed")  # which brings its own precision
+    run_exp(config, [Faster(packed, config.pop("torch_compile"), autocast)])
 
 
 if __name__ == "__main__":

@@ -35,6 +35,8 @@ def test_every_knob_reaches_llamafactory(tmp_path, monkeypatch):
     assert {name: found[name] for name in KNOBS} == KNOBS | {"enable_liger_kernel": False}
     assert found["use_liger_kernel"] and [name for name, used in liger.items() if used] == ["fused_linear_cross_entropy"]
     assert config(tmp_path, KNOBS | {"torch_compile": False})["enable_liger_kernel"] is True
+    shared = [config(tmp_path, KNOBS | {"gpus": 2, "deepspeed": stage}) for stage in (2, 3)]
+    assert [(one["torch_compile"], one["enable_liger_kernel"]) for one in shared] == [(True, False), (False, True)]
     assert found["save_steps"] == found["eval_steps"] == 0.5
     assert found["include_num_input_tokens_seen"] == "no"
 

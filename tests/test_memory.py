@@ -25,6 +25,8 @@ def cut(size, gigabytes, **changes):
 @pytest.mark.parametrize(("size", "batch", "again", "changes", "measured"), [
     ("1.5B", 8, False, {}, 40.4), ("1.5B", 8, False, {"quantization_bit": 4}, 38.5), ("7B", 4, False, {}, 54.9), ("7B", 4, False, {}, 66.6),
     ("1.5B", 4, True, {}, 6.4), ("1.5B", 4, True, {"finetuning_type": "full"}, 29.9), ("7B", 4, True, {}, 21.4),
+    ("1.5B", 8, True, {"quantization_bit": 4}, 6.6), ("7B", 2, True, {"quantization_bit": 4}, 9.3),
+    ("1.5B", 8, False, {"finetuning_type": "full", "gpus": 2, "deepspeed": 2}, 54.6),
 ])  # fmt: skip
 def test_the_estimate_is_within_an_eighth_of_what_was_measured(size, batch, again, changes, measured):
     parts = needed(SHAPES[size], adapter(**changes), batch, again, True, True)
@@ -33,6 +35,7 @@ def test_the_estimate_is_within_an_eighth_of_what_was_measured(size, batch, agai
 
 @pytest.mark.parametrize(("size", "batch", "again", "changes", "measured"), [
     ("1.5B", 4, True, {}, 6.4), ("1.5B", 1, False, {"quantization_bit": 4}, 6.8), ("1.5B", 4, True, {"finetuning_type": "full"}, 29.9), ("7B", 4, True, {}, 21.4),
+    ("1.5B", 8, True, {"quantization_bit": 4}, 6.6), ("7B", 2, True, {"quantization_bit": 4}, 9.3),
 ])  # fmt: skip
 def test_what_went_through_in_a_cards_memory_was_not_estimated_as_less(size, batch, again, changes, measured):
     parts = needed(SHAPES[size], adapter(**changes), batch, again, True, True)
@@ -85,7 +88,8 @@ def test_zero_shares_out_what_is_trained_and_zero_3_the_weights_too():
 
 def test_what_would_fit_is_named():
     assert cure(SHAPES["1.5B"], adapter(finetuning_type="full"), 24e9, True, True) == "with adapter.finetuning_type: lora it would fit"
-    assert cure(SHAPES["7B"], adapter(finetuning_type="full", gpus=8), 80e9, True, True) == "with adapter.deepspeed: 3 it would fit"
+    assert cure(SHAPES["7B"], adapter(finetuning_type="full", gpus=8), 80e9, True, True) == "with adapter.deepspeed: 2 it would fit"
+    assert cure(SHAPES["7B"], adapter(finetuning_type="full", gpus=8), 32e9, True, True) == "with adapter.deepspeed: 3 it would fit"
     assert "finetuning_type: lora, adapter.quantization_bit: 4" in cure(SHAPES["7B"], adapter(finetuning_type="full"), 12e9, True, True)
     assert "adapter.quantization_bit: 4" in cure(SHAPES["7B"], adapter(), 12e9, True, True)
     assert "smaller base" in cure(SHAPES["7B"], adapter(), 2e9, True, True)

@@ -1,7 +1,9 @@
 """What stages/training.py tells the libraries, with a plain attention in the place of the one that only a GPU has."""
 
 import itertools
+import json
 import math
+import sys
 
 import pytest
 import torch
@@ -66,7 +68,7 @@ def test_weights_that_are_all_trained_in_float32_reach_attention_in_bfloat16(tra
 
 def test_compiling_a_model_without_layers_is_an_error(training, capsys):
     with pytest.raises(SystemExit):
-        training.Faster(packed=False, compiled=True, bf16=True).on_train_begin(model=torch.nn.Linear(2, 2))
+        training.Faster(packed=False, compiled=True, autocast=True).on_train_begin(model=torch.nn.Linear(2, 2))
     assert "adapter.torch_compile: Linear has no layers" in capsys.readouterr().err
 
 
@@ -88,9 +90,20 @@ def test_the_adapters_inputs_are_not_widened_and_each_layer_is_compiled(training
 
     model = get_peft_model(Qwen2ForCausalLM(Qwen2Config(**SHAPE)), LoraConfig(r=2, target_modules="all-linear"))
     adapted = [module for module in model.modules() if isinstance(module, LoraLayer)]
-    training.Faster(packed=False, compiled=False, bf16=False).on_train_begin(model=model)
+    training.Faster(packed=False, compiled=False, autocast=False).on_train_begin(model=model)
     assert all(module.cast_input_dtype_enabled for module in adapted)
-    training.Faster(packed=True, compiled=True, bf16=True).on_train_begin(model=model)
+    training.Faster(packed=True, compiled=True, autocast=True).on_train_begin(model=model)
     assert len(adapted) == 14 and not any(module.cast_input_dtype_enabled for module in adapted)
     assert [layer._compiled_call_impl is not None for layer in model.base_model.model.model.layers] == [True, True]
     assert model.base_model.model.config._attn_implementation == training.PACKED
+
+
+@pytest.mark.parametrize(("changes", "autocast"), [({}, True), ({"deepspeed": "zero/3.json"}, False), ({"bf16": False}, False)])
+def test_inputs_are_left_alone_where_autocast_is_which_deepspeed_does_without(training, tmp_path, monkeypatch, changes, autocast):
+    (tmp_path / "train.yaml").write_text(json.dumps({"bf16": True, "neat_packing": False, "torch_compile": True} | changes))
+    seen = []
+    monkeypatch.setattr(sys, "argv", ["training", str(tmp_path / "train.yaml")])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(training, "run_exp", lambda config, callbacks: seen.extend(callbacks))
+    training.main()
+    assert [(faster.autocast, faster.compiled, faster.packed) for faster in seen] == [(autocast, True, False)]
