@@ -173,7 +173,9 @@ def launched(adapter: Adapter, file: Path) -> tuple[list[str], dict[str, str]]:
 
     Several machines: each runs the stage with NODE_RANK (0 first) and MASTER_ADDR (the first one's address) set.
     """
-    environment = {"PYTHONWARNINGS": QUIET} if adapter.deepspeed else {}
+    environment = {"PYTHONHASHSEED": "0"}  # PEFT writes a set's order into adapter_config.json
+    if adapter.deepspeed:
+        environment["PYTHONWARNINGS"] = QUIET
     if on_gpu():
         seen = os.environ.get("CUDA_VISIBLE_DEVICES")
         devices = seen.split(",") if seen else [str(n) for n in range(gpus_here())]

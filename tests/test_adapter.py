@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -135,6 +138,11 @@ def test_one_device_is_llamafactory_alone_several_go_through_torchrun(tmp_path, 
     monkeypatch.setenv("MASTER_ADDR", "10.0.0.1")
     line, _ = launched(tmp_path, gpus=4, nodes=2)
     assert [line[line.index(f"--{name}") + 1] for name in ("nnodes", "nproc-per-node", "node-rank", "master-addr")] == ["2", "4", "1", "10.0.0.1"]
+
+
+def test_sets_have_one_order_in_every_training_so_that_the_same_adapter_has_the_same_bytes(tmp_path):
+    line = [sys.executable, "-c", "print({'q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'})"]
+    assert len({subprocess.check_output(line, env=os.environ | launched(tmp_path)[1]) for _ in range(6)}) == 1
 
 
 def test_llamafactory_sees_as_many_gpus_as_asked_for(tmp_path, monkeypatch, capsys):
