@@ -19,7 +19,7 @@ def locate(base: Base, tiny: Path) -> Path:
     if base.source == "tiny":
         return tiny
     if base.source == "path":
-        return Path(base.path or "")
+        return Path(base.path or "").expanduser()
     return download(base)
 
 
@@ -62,7 +62,7 @@ def record(base: Base, folder: Path) -> dict:
     """Return what base.json says of the model in `folder`."""
     files = {
         file.name: {"bytes": file.stat().st_size, "sha256": file_sha256(file)}
-        for file in tqdm(checked(folder.expanduser()), desc="checksums", unit="file", disable=None)
+        for file in tqdm(checked(folder), desc="checksums", unit="file", disable=None)
     }
     return {"model": base.model or str(folder), "revision": base.revision, "path": portable(folder), "files": files}
 

@@ -18,7 +18,7 @@ from stages.base import locate, record
 from stages.common import arguments, fingerprint, need_memory, work_folder, write_json, write_jsonl
 from stages.metrics import interval
 from stages.params import read_params
-from stages.predictions import SERVING_BYTES, answer_all, answered, endpoints, samples, throughput
+from stages.predictions import SERVING_BYTES, answer_all, answered, endpoints, measured, samples, what_counts
 from stages.scores import NAMES, RATES, diversity, table
 
 
@@ -36,21 +36,20 @@ def parameters(folder: Path) -> int:
 def main() -> None:
     paths = arguments(__doc__, "profile", "tiny", "split", "templates", "out", "answers")
     params = read_params(profile=paths.profile)
-    predictions, name = params.predictions, paths.profile.stem
+    predictions, name = params.predictions.model_copy(update={"base_url": None}), paths.profile.stem  # a server there holds one model
     folder = locate(params.base, paths.tiny)
     base = record(params.base, folder)
     need_memory(base, SERVING_BYTES, f"candidate {name}")
     part, template = paths.split / "val.jsonl", paths.templates / f"{params.adapter.template}.jinja"
     asked = samples(part, predictions.max_samples)
-    what_counts = predictions.model_dump(exclude={"concurrency", "data_parallel_size", "gpu_memory_utilization", "parity_samples", "part"})
-    work = work_folder(f"candidate-{name}", fingerprint(what_counts, base["files"], part, template))
+    work = work_folder(f"candidate-{name}", fingerprint(what_counts(predictions), base["files"], part, template))
     with endpoints(predictions, folder, None, template, work / "vllm.log") as urls:
         start, before = time.perf_counter(), len(answered(work / "base.jsonl"))
         answer_all(urls, "base", asked, work / "base.jsonl", predictions)
         seconds = time.perf_counter() - start
     found = answered(work / "base.jsonl")
     rows = [found[sample["id"]] for sample in asked]
-    speed = throughput({"base": rows}, seconds, len(rows) - before)
+    speed = measured(work, {"base": rows}, seconds, len(rows) - before)
     values = table(rows, name)
     means = dict(zip((*NAMES, *RATES), np.round(values.mean(0), 4).tolist(), strict=True))
     write_jsonl(paths.answers, rows)

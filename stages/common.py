@@ -10,9 +10,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from multiprocessing.pool import Pool
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
@@ -65,12 +67,31 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
-def workers() -> Pool:
-    """Return a process for each processor, for a `with` block: they end with it, however it is left, and with this process.
+@contextmanager
+def workers() -> Iterator[Pool]:
+    """Yield a process for each processor; they end with the block, however it is left, and with this process.
 
-    Not a ProcessPoolExecutor: that waits for what was begun, for ever if a signal came between its locks.
+    Not a ProcessPoolExecutor: that waits for what was begun, for ever if a signal came between its locks. A Pool waits for
+    ever for what a killed worker had begun, so that a worker's death ends this process.
     """
-    return multiprocessing.Pool(os.cpu_count(), begin_worker)
+    before, left = multiprocessing.active_children(), threading.Event()
+    with multiprocessing.Pool(os.cpu_count(), begin_worker) as pool:
+        begun = [process for process in multiprocessing.active_children() if process not in before]
+        watch = threading.Thread(target=end_with, args=(begun, left), daemon=True)
+        watch.start()
+        try:
+            yield pool
+        finally:
+            left.set()
+            watch.join()
+
+
+def end_with(processes: list[BaseProcess], left: threading.Event) -> None:
+    """End this process when one of `processes` dies before `left` is set."""
+    while not left.wait(1):
+        if dead := next((process for process in processes if process.exitcode is not None), None):
+            print(f"error: a worker ended with status {dead.exitcode}; -9 is most often the system, out of memory", file=sys.stderr, flush=True)
+            os._exit(1)  # the pool's own end would wait for a lock that died with the worker
 
 
 def begin_worker() -> None:
@@ -82,15 +103,24 @@ def begin_worker() -> None:
 def whole(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path` for a file or folder, and rename it to `path` if the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
+    temporary, old = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.old")
     remove(temporary)
     try:
         yield temporary
         for check in CHECKS.values():
             check()
-        remove(path)
-        temporary.rename(path)
+        if path.is_dir() or temporary.is_dir():  # which no folder can replace in one step
+            remove(old)
+            if path.exists():
+                path.rename(old)
+            remove(path)
+            temporary.rename(path)
+        else:
+            temporary.replace(path)
     finally:
+        if old.exists() and not path.exists():
+            old.rename(path)
+        remove(old)
         remove(temporary)
 
 
@@ -157,6 +187,14 @@ def work_folder(stage: str, key: str) -> Path:
         if stale != folder:
             remove(stale)
     return folder
+
+
+def bearer(variable: str) -> dict[str, str]:
+    """Return the header that carries the API key of an environment variable, none where there is no key."""
+    key = os.environ.get(variable, "").strip()
+    if not (key.isascii() and key.isprintable()):  # a client would show it in its error
+        fail(f"{variable}: the value of this environment variable is no API key")
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def need_space(path: Path, bytes_needed: int, what: str) -> None:

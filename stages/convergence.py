@@ -10,7 +10,7 @@ def verdict(training: list[tuple[int, float]], validation: list[tuple[int, float
     """Return `verdict`, `reason` and `advice` from the losses, each a list of (step, nats a token) in order of steps.
 
     diverged: a loss is no number, or both rose.
-    overfitted: validation rose again after its best while training went on falling.
+    overfitted: validation rose again after its best while training, where two losses of it are known, went on falling.
     cut short: validation was still falling over the last look.
     converged: neither; another look would have changed little.
     """
@@ -25,13 +25,16 @@ def verdict(training: list[tuple[int, float]], validation: list[tuple[int, float
     (before, earlier), (end, last) = validation[-2:]
     best_step, best = min(validation, key=lambda look: look[1])
     if last > best * (1 + NOISE):
-        then, now = around(training, best_step), training[-1][1]
-        went = "fell" if now < then else "rose"
+        fell, beside = True, ""
+        if len(training) > 1:
+            then, now = around(training[:-1], best_step), training[-1][1]
+            fell = now < then
+            beside = f" while training {'fell' if fell else 'rose'} from {then:.4f} to {now:.4f}"
         return {
-            "verdict": "overfitted" if now < then else "diverged",
-            "reason": f"validation rose from {best:.4f} at step {best_step} to {last:.4f} at {end} while training {went} from {then:.4f} to {now:.4f}",
+            "verdict": "overfitted" if fell else "diverged",
+            "reason": f"validation rose from {best:.4f} at step {best_step} to {last:.4f} at {end}{beside}",
             "advice": "fewer adapter.num_train_epochs, more dialogues, or adapter.lora_dropout (the checkpoint kept is the best)"
-            if now < then else "lower adapter.learning_rate",
+            if fell else "lower adapter.learning_rate",
         }  # fmt: skip
     if earlier - last > earlier * NOISE:
         return {

@@ -194,15 +194,28 @@ def percentiles(counts: Counter) -> dict[str, int]:
     return found
 
 
+def up_to(most: int, tally: Tally, source: Iterator[Record], converted: Converted) -> Iterator[Chunk]:
+    """Yield chunks until `tally`, to which each is added meanwhile, counts `most` dialogues; duplicates are made up for."""
+    for given, chunk in converted_chunks(source, converted):
+        while len(chunk.rows) > most - tally.converted:
+            cut = chunk.places[most - tally.converted - 1] + 1
+            yield convert(given[:cut], converted)
+            given = given[cut:]
+            if tally.converted == most:
+                return
+            chunk = convert(given, converted)
+        yield chunk
+        if tally.converted == most:
+            return
+
+
 def write_rows(source: Iterator[Record], converted: Converted, file: BinaryIO, rejects: BinaryIO) -> Tally:
     """Write rows as JSON Lines or as one JSON array, and rejects as JSON Lines; return the counts."""
     opening, between, closing = (b"", b"\n", b"\n") if converted.output == "jsonl" else (b"[\n", b",\n", b"\n]\n")
-    tally, most = Tally(), converted.max_dialogues or sys.maxsize
+    tally = Tally()
     file.write(opening)
     with tqdm(desc="converted", unit=" records", mininterval=1, disable=None) as progress:
-        for given, chunk in converted_chunks(source, converted):
-            if tally.converted + len(chunk.rows) > most:
-                chunk = convert(given[: chunk.places[most - tally.converted - 1] + 1], converted)
+        for chunk in up_to(converted.max_dialogues or sys.maxsize, tally, source, converted):
             for row in tally.add(chunk):
                 file.write(between if file.tell() > len(opening) else b"")
                 file.write(row)
@@ -210,8 +223,6 @@ def write_rows(source: Iterator[Record], converted: Converted, file: BinaryIO, r
             progress.update(chunk.records)
             if len(tally.shapes) > 1 and converted.format == "auto":
                 fail(f"several shapes in one file: {'; '.join(f'{shape}, {first}' for shape, first in tally.shapes.items())}")
-            if tally.converted >= most:
-                break
     file.write(closing)
     return tally
 

@@ -208,8 +208,9 @@ def sheet(exam: Exam) -> tuple[list[dict], list[dict]]:
         fail(f"{file}: no row is a question: {first(reasons)}")
     if unusable:
         print(f"exam: {len(unusable)} rows cannot be used: {first(reasons)}", file=sys.stderr)
-    drawn = {row["id"] for row in sorted(questions, key=lambda row: row["id"])[: exam.max_questions]}
-    return [row for row in questions if row["id"] in drawn], unusable
+    once = {row["id"]: row for row in reversed(questions)}  # the first of equal ones
+    drawn = sorted(once)[: exam.max_questions]
+    return [row for row in questions if row["id"] in drawn and row is once[row["id"]]], unusable
 
 
 def main() -> None:
@@ -221,8 +222,9 @@ def main() -> None:
         lines = first([str(line) for line in sorted(known)])
         print(f"exam: warning: {len(known)} of {len(asked)} questions stand in the training part, lines {lines}", file=sys.stderr)
     record = read_json(paths.base)
-    need_memory(record, SERVING_BYTES, "exam")
     predictions, chat_template = params.predictions, paths.templates / f"{params.adapter.template}.jinja"
+    if not predictions.base_url:
+        need_memory(record, SERVING_BYTES, "exam")
     what_counts = predictions.model_dump(include={"base_url", "max_model_len", "dtype", "tensor_parallel_size"})
     work = work_folder("exam", fingerprint(what_counts, record["files"], paths.adapter, chat_template, PROMPT, KINDS))
     for models in shifts(predictions, paths.adapter):

@@ -22,6 +22,7 @@ import orjson
 from stages import llama, quantized, server
 from stages.common import (
     arguments,
+    bearer,
     call,
     fail,
     fingerprint,
@@ -36,7 +37,7 @@ from stages.common import (
 )
 from stages.metrics import MEANING, interval, scored
 from stages.params import Metrics, Params, read_params
-from stages.predictions import SECONDS, answer_all, answered, post, samples, throughput
+from stages.predictions import API_KEY, SECONDS, answer_all, answered, measured, post, samples, what_counts
 from stages.replicas import replicas
 from stages.rows import messages
 from stages.scores import NAMES, RATES
@@ -113,7 +114,7 @@ def dtype(kind: str, wanted: str) -> str:
 def prompts(url: str, kind: str, asked: list[dict]) -> dict[str, list[int]]:
     """Return the token ids that the server makes of each sample's messages, by the sample's id."""
     found = {}
-    with httpx.Client(base_url=url, timeout=SECONDS) as client:
+    with httpx.Client(base_url=url, headers=bearer(API_KEY), timeout=SECONDS) as client:
         for row in asked:
             body: dict = {"model": kind, "messages": row["messages"]}
             if kind == "gguf":
@@ -131,8 +132,7 @@ def same_prompts(merged: dict[str, list[int]], other: dict[str, list[int]], kind
 
 def answers(kind: str, model: Path, asked: list[dict], params: Params) -> tuple[list[dict], dict, dict[str, list[int]]]:
     """Return the rows answered, their speed, and the token ids of the prompts; a killed run goes on where it stopped."""
-    what_counts = params.predictions.model_dump(exclude={"concurrency", "data_parallel_size", "gpu_memory_utilization", "parity_samples"})
-    work = work_folder(f"exports-{kind}", fingerprint(what_counts, model, [sample["id"] for sample in asked]))
+    work = work_folder(f"exports-{kind}", fingerprint(what_counts(params.predictions), model, [sample["id"] for sample in asked]))
     file = work / "answers.jsonl"
     with serving(kind, model, params, work / "server.log") as urls:
         ids = prompts(urls[0], kind, asked)
@@ -140,9 +140,7 @@ def answers(kind: str, model: Path, asked: list[dict], params: Params) -> tuple[
         answer_all(urls, kind, asked, file, params.predictions)
         seconds = time.perf_counter() - start
     rows = [answered(file)[sample["id"]] for sample in asked]
-    if len(rows) > before or not (work / "speed.json").exists():
-        write_json(work / "speed.json", throughput({kind: rows}, seconds, len(rows) - before))
-    return rows, read_json(work / "speed.json"), ids
+    return rows, measured(work, {kind: rows}, seconds, len(rows) - before), ids
 
 
 def weights_bytes(folder: Path) -> int:

@@ -8,7 +8,6 @@ run asks for the missing ones only. The API's key is read from an environment va
 """
 
 import asyncio
-import os
 import re
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -20,7 +19,7 @@ import httpx
 import numpy as np
 from pydantic import BaseModel, ValidationError
 
-from stages.common import arguments, fail, fingerprint, work_folder, write_json, write_jsonl
+from stages.common import arguments, bearer, fail, fingerprint, work_folder, write_json, write_jsonl
 from stages.metrics import interval, pairs
 from stages.params import Judgements, Metrics, read_params
 from stages.predictions import Refused, answered, collect
@@ -154,12 +153,8 @@ def refused(client: httpx.AsyncClient, problem: str) -> Refused:
 
 def api(judge: Judgements) -> httpx.AsyncClient:
     """Return a client for the judge's API, with the key of the environment where there is one."""
-    key = os.environ.get(judge.api_key_variable, "").strip()
-    if not (key.isascii() and key.isprintable()):  # httpx would show it in its error
-        fail(f"{judge.api_key_variable}: the value of this environment variable is no API key")
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
     limits = httpx.Limits(max_connections=judge.concurrency)
-    return httpx.AsyncClient(base_url=judge.base_url or "", headers=headers, timeout=TIMEOUT, limits=limits)
+    return httpx.AsyncClient(base_url=judge.base_url or "", headers=bearer(judge.api_key_variable), timeout=TIMEOUT, limits=limits)
 
 
 def summarise(rows: list[dict], metrics: Metrics) -> dict:

@@ -85,6 +85,8 @@ def show(found: dict) -> str:
 def main() -> None:
     paths = arguments(__doc__, "predictions", "training", "out", "answers", "plots")
     params = read_params()
+    if (model := params.metrics.embedding_model) and not Path(model).expanduser().is_dir():
+        fail(f"metrics.embedding_model: {model}: no such folder", 2)
     rows = pairs(paths.predictions)
     values = {model: scored(rows[model], model, params.metrics) for model in MODELS}
     names = NAMES if params.metrics.embedding_model is None else (*NAMES, MEANING)

@@ -16,6 +16,7 @@ from stages.common import CHECKS, fail
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Seed = Annotated[int, Field(ge=0, lt=1 << 32)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Format = Literal["fp8", "gptq", "gguf"]
@@ -92,7 +93,7 @@ class Ratios(Section):
 
 class Split(Section):
     ratios: Ratios
-    seed: int
+    seed: Seed
     near_duplicate_threshold: Annotated[float, Field(gt=0, le=1)]
 
 
@@ -130,7 +131,15 @@ class Adapter(Section):
     gpus: Count
     nodes: Count
     deepspeed: Literal[2, 3] | None
-    seed: int
+    seed: Seed
+
+    @model_validator(mode="after")
+    def steps_can_be_counted(self) -> "Adapter":
+        if self.max_steps == 0:
+            raise ValueError("max_steps is 0: expected 1 or more, or -1 for as many as the epochs say")
+        if self.eval_steps > 1 and self.eval_steps % 1:
+            raise ValueError(f"eval_steps is {self.eval_steps}: expected a share of the run, up to 1, or a whole number of steps")
+        return self
 
     @model_validator(mode="after")
     def every_trained_weight_can_move(self) -> "Adapter":
@@ -181,7 +190,7 @@ class Predictions(Engine):
 
 class Metrics(Section):
     bootstrap: Annotated[int, Field(ge=100, le=100_000)]
-    seed: int
+    seed: Seed
     embedding_model: str | None
 
 
@@ -191,7 +200,7 @@ class Judgements(Section):
     api_key_variable: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
     samples: Count | None
     concurrency: Annotated[int, Field(ge=1, le=256)]
-    seed: int
+    seed: Seed
 
     @model_validator(mode="after")
     def model_is_named(self) -> "Judgements":
@@ -292,8 +301,10 @@ def load(path: Path) -> Any:
         fail(f"{path}: not YAML: {' '.join(str(error).split())}", 2)
 
 
-def lay(over: dict, values: Any, source: str, place: str = "") -> None:
+def lay(over: Any, values: Any, source: str, place: str = "") -> None:
     """Set each value of `over` in `values`, in place; a key that is not there is an error of `source`."""
+    if not isinstance(over, dict):
+        fail(f"{source}: {over!r}: expected sections of params.yaml", 2)
     for key, value in over.items():
         if key not in values:
             fail(f"{source}: {place}{key}: params.yaml has no such parameter", 2)

@@ -26,6 +26,7 @@ from tqdm import tqdm
 from stages.common import (
     arguments,
     base_folder,
+    bearer,
     fail,
     fingerprint,
     need_memory,
@@ -45,7 +46,9 @@ MODELS = ("base", "tuned")
 Client = TypeVar("Client")
 Chat = Callable[[dict], Awaitable[tuple[int, str]]]
 SECONDS = 3600  # an answer waits its turn behind `concurrency` others
+TIMEOUT = aiohttp.ClientTimeout(total=SECONDS, sock_connect=10)
 KEPT_OPEN = 2  # seconds that an idle connection is kept; vLLM closes its end after five
+API_KEY = "VLLM_API_KEY"  # the environment variable whose key vLLM asks for
 SPARE_FILES = 256  # open besides the connections
 SERVING_BYTES = 1.2  # memory that vLLM takes at the least, in multiples of the weights' size
 
@@ -76,7 +79,7 @@ def endpoints(
     if params.base_url:
         try:
             yield [params.base_url.rstrip("/").removesuffix("/v1")]
-        except (aiohttp.ClientError, httpx.TransportError) as error:
+        except (aiohttp.ClientError, httpx.TransportError, TimeoutError) as error:
             fail(f"predictions.base_url: {params.base_url}: {error or type(error).__name__}; the answers given so far are kept")
         return
     options: dict[str, str | int] = {"served_model_name": models[0], "chat_template": str(chat_template)}
@@ -114,7 +117,7 @@ async def connect(urls: list[str], concurrency: int) -> AsyncIterator[Chat]:
         finally:
             waiting[url] -= 1
 
-    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=SECONDS, sock_connect=10)) as session:
+    async with aiohttp.ClientSession(connector=connector, headers=bearer(API_KEY), timeout=TIMEOUT) as session:
         yield chat
 
 
@@ -130,7 +133,7 @@ def allow_files(count: int) -> None:
 async def ask(chat: Chat, sample: dict, model: str, params: Predictions) -> dict:
     """Return one line of the predictions file.
 
-    Where a dialogue is too long for the model, its oldest question and answer are left out until it fits.
+    Where a dialogue is too long for the model, its oldest question and answer are left out of `messages` until it fits.
     """
     turns = sample["messages"]
     while True:
@@ -148,14 +151,18 @@ async def ask(chat: Chat, sample: dict, model: str, params: Predictions) -> dict
         if status != 400 or "context" not in text or len(turns) <= first + 1:
             raise Refused(f"{model}: sample {sample['id']}: the server says {status}: {text[:300]}")
         turns = turns[:first] + turns[first + 2 :]
-    reply = orjson.loads(text)
-    answer, usage = reply["choices"][0], reply["usage"]
-    return sample | {
-        "prediction": answer["message"]["content"] or "",
-        "finish_reason": answer["finish_reason"],
-        "prompt_tokens": usage["prompt_tokens"],
-        "completion_tokens": usage["completion_tokens"],
-    }
+    try:
+        reply = orjson.loads(text)
+        answer, usage = reply["choices"][0], reply["usage"]
+        return sample | {
+            "messages": turns,
+            "prediction": answer["message"]["content"] or "",
+            "finish_reason": answer["finish_reason"],
+            "prompt_tokens": usage["prompt_tokens"],
+            "completion_tokens": usage["completion_tokens"],
+        }
+    except (ValueError, LookupError, TypeError) as error:
+        raise Refused(f"{model}: sample {sample['id']}: the server's reply is not a chat completion of OpenAI's: {text[:300]}") from error
 
 
 def answer_all(urls: list[str], model: str, asked: list[dict], file: Path, params: Predictions) -> None:
@@ -213,13 +220,18 @@ def answered(file: Path) -> dict[str, dict]:
     return {row["id"]: row for row in map(orjson.loads, lines)}
 
 
+def has_room(row: dict, params: Predictions) -> bool:
+    """Say whether an answer and its prompt leave room for one more token, without which vLLM scores neither."""
+    return row["prompt_tokens"] + row["completion_tokens"] < params.max_model_len
+
+
 def logprobs(url: str, model: str, rows: list[dict]) -> list[dict]:
     """Return, for each answer, its token ids and the log-probability (nats) of each given the prompt before it.
 
     The prompt goes through the served chat template; vLLM's /tokenize and prompt_logprobs do the rest.
     """
     found = []
-    with httpx.Client(base_url=url, timeout=SECONDS) as client:
+    with httpx.Client(base_url=url, headers=bearer(API_KEY), timeout=SECONDS) as client:
         for row in tqdm(rows, desc="log-probabilities", unit=" answers", disable=None):
             prompt = post(client, "/tokenize", {"model": model, "messages": row["messages"]})["tokens"]
             text = {"model": model, "prompt": row["prediction"], "add_special_tokens": False}
@@ -251,16 +263,29 @@ def throughput(rows: dict[str, list[dict]], seconds: float, fresh: int) -> dict:
     }
 
 
+def measured(work: Path, rows: dict[str, list[dict]], seconds: float, fresh: int) -> dict:
+    """Return what the answers took when they were asked: a run that finds all answered keeps what stands in `work`."""
+    file = work / "speed.json"
+    if fresh or not file.exists():
+        write_json(file, throughput(rows, seconds, fresh))
+    return read_json(file)
+
+
+def what_counts(params: Predictions) -> dict:
+    """Return the parameters that answers depend on, besides the questions."""
+    return params.model_dump(exclude={"part", "concurrency", "data_parallel_size", "gpu_memory_utilization", "parity_samples"})
+
+
 def main() -> None:
     paths = arguments(__doc__, "base", "adapter", "split", "templates", "out")
     params = read_params()
     predictions, chat_template = params.predictions, paths.templates / f"{params.adapter.template}.jinja"
     record = read_json(paths.base)
-    need_memory(record, SERVING_BYTES, "predictions")
+    if not predictions.base_url:
+        need_memory(record, SERVING_BYTES, "predictions")
     part = paths.split / f"{predictions.part}.jsonl"
     asked = samples(part, predictions.max_samples)
-    what_counts = predictions.model_dump(exclude={"concurrency", "data_parallel_size", "gpu_memory_utilization", "parity_samples"})
-    key = fingerprint(what_counts, record["files"], paths.adapter, part, chat_template)
+    key = fingerprint(what_counts(predictions), record["files"], paths.adapter, part, chat_template)
     work = work_folder("predictions", key)
     before = sum(len(answered(work / f"{model}.jsonl")) for model in MODELS)
     rows, seconds = {}, 0.0
@@ -273,12 +298,10 @@ def main() -> None:
                 rows[model] = [found[sample["id"]] for sample in asked]
             seconds += time.perf_counter() - start
             if "tuned" in models:
-                told = [row for row in rows["tuned"] if row["prediction"]]
+                told = [row for row in rows["tuned"] if row["prediction"] and has_room(row, predictions)]
                 parity = logprobs(urls[0], "tuned", told[: predictions.parity_samples])
     fresh = sum(map(len, rows.values())) - before
-    if fresh or not (work / "speed.json").exists():
-        write_json(work / "speed.json", throughput(rows, seconds, fresh))  # kept for a run that finds all answered
-    speed = read_json(work / "speed.json")
+    speed = measured(work, rows, seconds, fresh)
     with whole(paths.out) as folder:
         folder.mkdir()
         for model in MODELS:

@@ -131,8 +131,9 @@ def encoding_of(head: bytes, file: Path) -> str:
 
 
 def decodes(line: bytes, encoding: str) -> bool:
+    """Say whether a line, whose last character may be cut off, is valid in `encoding`."""
     try:
-        line.decode(encoding)
+        codecs.getincrementaldecoder(encoding)().decode(line)
     except UnicodeDecodeError:
         return False
     return True

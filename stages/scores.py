@@ -3,6 +3,7 @@
 import functools
 import logging
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -96,7 +97,7 @@ def meaning(rows: list[dict], model: str) -> np.ndarray:
     """
     from sentence_transformers import SentenceTransformer
 
-    encoder = SentenceTransformer(model, local_files_only=True)
+    encoder = SentenceTransformer(str(Path(model).expanduser()), local_files_only=True)
     sides = [encoder.encode([row[key] for row in rows], normalize_embeddings=True) for key in ("prediction", "reference")]
     cosine = (sides[0].astype(np.float64) * sides[1]).sum(1)
     return np.round(100 * cosine * [bool(row["prediction"].strip()) for row in rows], 4)

@@ -9,7 +9,7 @@ import sys
 
 from aiohttp import web
 
-STATE = {"cancelled": 0, "finished": 0, "seen": []}
+STATE = {"cancelled": 0, "finished": 0, "seen": [], "keys": []}
 
 
 def answer_to(messages: list[dict]) -> str:
@@ -30,6 +30,7 @@ def application(pace: float) -> web.Application:
     async def chat(request: web.Request) -> web.StreamResponse:
         body = await request.json()
         STATE["seen"].append(body)
+        STATE["keys"].append(request.headers.get("Authorization"))
         asked = body["messages"][-1]["content"]
         if "TOOLONG" in asked:
             return web.json_response({"error": {"message": "This model's maximum context length is 64 tokens", "secret": "/opt/vllm/x"}}, status=400)

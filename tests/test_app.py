@@ -210,6 +210,12 @@ def test_a_server_that_is_down_is_503_and_it_comes_back_by_itself(tmp_path):
             assert post(url).status_code == 200 and httpx.get(f"{url}/readyz").status_code == 200
 
 
+def test_the_key_that_the_models_server_asks_for_goes_with_each_request(tmp_path):
+    with model_server(tmp_path, free_port()) as upstream, application(tmp_path, upstream, VLLM_API_KEY="xl-model") as url:
+        assert post(url).status_code == post(url, {"stream": True}).status_code == 200
+        assert httpx.get(f"{upstream}/state").json()["keys"] == ["Bearer xl-model"] * 2
+
+
 def test_an_error_inside_the_server_tells_nothing_of_it(app):
     reply = post(app, {"messages": [{"role": "user", "content": "CRASH"}]})
     assert reply.status_code == 503 and problem(reply)

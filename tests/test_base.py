@@ -4,7 +4,9 @@ import shutil
 
 import pytest
 
-from tests.conftest import ROOT
+from stages import base
+from stages.params import Base
+from tests.conftest import ROOT, default_params
 from tests.hub import BUSY, CUT, OTHER, hub
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -31,6 +33,13 @@ def test_a_folder_that_lacks_a_file_is_named_with_it(workplace, stage, tmp_path,
 def test_a_folder_that_is_not_there_is_named(workplace, stage):
     workplace({"base.source": "path", "base.path": "/nowhere/model"})
     assert "/nowhere/model: no such folder" in stage("base", tiny="none", out="base.json").error
+
+
+def test_a_path_below_the_home_folder_may_begin_with_a_tilde(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    section = default_params()["base"] | {"source": "path", "path": "~/models/mine"}
+    folder = base.locate(Base(**section), TINY)
+    assert str(folder) == "/home/someone/models/mine" and base.portable(folder) == "~/models/mine"
 
 
 @pytest.mark.parametrize("faults", [[], [CUT], [BUSY], [OTHER]], ids=lambda faults: ",".join(faults) or "none")

@@ -36,3 +36,19 @@ def test_candidates_that_answered_other_dialogues_are_not_compared(workplace, st
     write(folder, {"small": one(9.0), "large": one(11.0, samples=10)})
     done = stage("candidates", folder="candidates", out="candidates.csv")
     assert done.status == 1 and "predictions.max_samples" in done.error and not (folder / "candidates.csv").exists()
+
+
+def test_a_running_server_is_not_taken_for_every_candidate(workplace, stage, monkeypatch):
+    folder = workplace({"predictions.base_url": "http://127.0.0.1:9"})
+    (folder / "split").mkdir()
+    (folder / "split" / "val.jsonl").write_text("")
+    seen = []
+
+    def endpoints(predictions, *_):
+        seen.append(predictions.base_url)
+        raise SystemExit(3)
+
+    monkeypatch.setattr(candidate, "endpoints", endpoints)
+    profile = ROOT / "profiles" / "tiny.yaml"
+    done = stage("candidate", profile=profile, tiny=ROOT / "models" / "tiny", split="split", templates="templates", out="a.json", answers="a.jsonl")
+    assert done.status == 3 and seen == [None]

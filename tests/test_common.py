@@ -1,6 +1,7 @@
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import psutil
 import pytest
@@ -21,6 +22,24 @@ with workers() as pool:
 """
 
 
+KILLED = """
+import os, signal, sys
+from stages.common import arguments, workers
+sys.argv = ["stage"]
+arguments("")
+with workers() as pool:
+    pool.apply_async(os.kill, (0, 0)).get()
+    print(len(pool.map(abs, range(99))), flush=True)
+    pool.apply(os._exit, (7,))
+"""
+
+
+def test_a_worker_that_dies_ends_the_stage_with_a_line():
+    done = subprocess.run([sys.executable, "-c", KILLED], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert done.stdout == "99\n" and done.returncode == 1
+    assert done.stderr.startswith("error: a worker ended with status 7;") and done.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize("death", [signal.SIGTERM, signal.SIGKILL])
 def test_a_stage_that_is_killed_ends_at_once_with_all_its_workers(death):
     with subprocess.Popen([sys.executable, "-c", POOL], cwd=ROOT, stdout=subprocess.PIPE) as process:
@@ -38,6 +57,31 @@ def test_an_output_is_put_in_its_place_whole_or_not_at_all(tmp_path):
         new.write_text("ha")
         raise ValueError("half")
     assert (tmp_path / "out").read_text() == "before" and [file.name for file in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_folder_that_was_there_stays_until_the_new_one_is_in_its_place(tmp_path, monkeypatch):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "old").touch()
+
+    def filled(name):
+        with common.whole(tmp_path / "out") as new:
+            new.mkdir()
+            (new / name).touch()
+
+    with monkeypatch.context() as patch:
+        rename = Path.rename
+
+        def interrupted(path, target):
+            if path.name == ".out.part":
+                raise KeyboardInterrupt
+            return rename(path, target)
+
+        patch.setattr(Path, "rename", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            filled("new")
+    assert [str(file.relative_to(tmp_path)) for file in sorted(tmp_path.rglob("*"))] == ["out", "out/old"]
+    filled("new")
+    assert [str(file.relative_to(tmp_path)) for file in sorted(tmp_path.rglob("*"))] == ["out", "out/new"]
 
 
 def test_an_error_of_the_system_is_one_line(capsys):

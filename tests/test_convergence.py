@@ -31,3 +31,11 @@ def test_a_loss_that_is_no_number_is_divergence():
 
 def test_two_looks_say_nothing():
     assert verdict(FALLING, [(20, 2.5), (40, 2.4)])["verdict"] == "too few looks"
+
+
+def test_a_training_too_short_for_two_losses_is_judged_by_validation_alone():
+    for training in ([], [(5, 3.0)]):
+        found = verdict(training, [(2, 3.1), (4, 2.7), (6, 3.0)])
+        assert found["verdict"] == "overfitted" and found["reason"].endswith("to 3.0000 at 6")
+    found = verdict([(5, 3.0), (10, 2.0)], [(4, 3.1), (9, 2.7), (12, 3.0)])
+    assert found["verdict"] == "overfitted" and "fell from 3.0000 to 2.0000" in found["reason"]

@@ -76,6 +76,17 @@ def test_max_dialogues_limits_the_rows(workplace, stage):
     assert len((out / "dialogues.jsonl").read_text().splitlines()) == 4
 
 
+@pytest.mark.parametrize("most", [1, 3, 5, 6, 9])
+def test_duplicates_do_not_count_towards_max_dialogues_and_no_record_is_skipped(workplace, stage, most):
+    records = dumped(*({"data": [f"问：第{i}个", "答：好"]} for i in (0, 0, 1, 0, 2, 3, 3, 4, 5)))
+    done, out = convert_file(workplace, stage, ended(records), {"converted.max_dialogues": most})
+    assert done.status == 0, done.err
+    found = [json.loads(line)["instruction"] for line in (out / "dialogues.jsonl").read_text(encoding="utf-8").splitlines()]
+    stats = json.loads((out / "stats.json").read_text())
+    assert found == [f"第{i}个" for i in range(min(most, 6))]
+    assert stats["converted"] == len(found) and stats["raw"] == stats["converted"] + stats["duplicates"]
+
+
 @pytest.mark.parametrize("lines", [[], ["", "  "]])
 def test_a_file_without_records_is_an_error(workplace, stage, lines):
     done, out = convert_file(workplace, stage, ended(lines))

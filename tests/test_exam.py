@@ -144,7 +144,7 @@ def sitting(workplace, stage, monkeypatch):
         (folder / "split" / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         (folder / "config.json").write_text("{}")
         (folder / "base.json").write_text(json.dumps({"path": str(folder), "model": "m", "files": {}}))
-        params = params_with({"predictions.base_url": url})
+        params = params_with({"predictions.base_url": url, "predictions.concurrency": 1})  # so that what was seen is known
         section = exam.Exam(**{"path": file and str(file), "max_questions": None} | changes)
         names = ("metrics", "predictions", "adapter", "split")
         chosen = SimpleNamespace(exam=section, **{name: getattr(params, name) for name in names})
@@ -196,6 +196,13 @@ def test_fewer_questions_are_drawn_by_content_and_stay_in_order(sitting, tmp_pat
         few = [row["line"] for row in sitting(file, server.url, max_questions=5).rows]
         more = [row["line"] for row in sitting(file, server.url, max_questions=9).rows]
     assert len(few) == 5 and set(few) < set(more) and few == sorted(few) != more[:5]
+
+
+def test_equal_questions_are_asked_and_counted_once(sitting, tmp_path):
+    file = cmexam(tmp_path, *((f"问题{i // 3}", FIVE, "A") for i in range(9)))
+    with judge_server(clever) as server:
+        assert [row["line"] for row in sitting(file, server.url).rows] == [2, 17, 32]
+        assert len(sitting(file, server.url, max_questions=2).rows) == 2
 
 
 def test_a_server_that_replies_with_more_than_letters_is_an_error(sitting, tmp_path):

@@ -66,6 +66,12 @@ def test_the_scores_of_every_answer_are_kept_and_their_means_are_the_metrics(wor
         assert found["tuned"][name] == pytest.approx(mean, abs=1e-4)
 
 
+def test_a_model_of_meaning_that_is_not_there_is_told_before_anything_is_scored(workplace, stage):
+    workplace({"metrics.embedding_model": "/nowhere/bge"})
+    done = stage("metrics", predictions="none", training="none", out="metrics.json", answers="a.csv", plots="b.csv")
+    assert done.status == 2 and "metrics.embedding_model: /nowhere/bge: no such folder" in done.error
+
+
 def test_predictions_that_do_not_pair_are_an_error(workplace, stage):
     folder = workplace()
     predictions(folder / "predictions", ["喝水"], ["多喝温水。", "休息"])

@@ -23,6 +23,10 @@ from tests.conftest import ROOT, default_params
         ({"adapter.deepspeed": 3}, ["deepspeed is 3", "adapter.gpus"]),
         ({"adapter.deepspeed": 1, "adapter.gpus": 2}, ["adapter.deepspeed", "1", "2 or 3"]),
         ({"speed": {}}, ["speed", "unknown"]),
+        ({"metrics.seed": -1}, ["metrics.seed", "-1", "greater than or equal to 0"]),
+        ({"adapter.seed": 1 << 32}, ["adapter.seed", "4294967296", "less than"]),
+        ({"adapter.max_steps": 0}, ["adapter", "max_steps is 0", "-1"]),
+        ({"adapter.eval_steps": 2.5}, ["adapter", "eval_steps is 2.5", "whole number"]),
     ],
 )
 def test_a_wrong_parameter_is_one_line_with_place_value_and_expectation(workplace, capsys, change, words):
@@ -70,3 +74,10 @@ def test_every_key_is_commented_with_a_question():
     assert len(keys) == sum(map(len, sections.values()))
     keys += [line for line in lines if line.split(":")[0] in default_params().keys() - sections.keys()]
     assert not [line for line in keys if not ("#" in line and "?" in line)]
+
+
+def test_an_empty_profile_is_one_line(tmp_path, capsys):
+    (tmp_path / "empty.yaml").write_text("# nothing yet\n")
+    with pytest.raises(SystemExit) as end:
+        read_params(ROOT / "params.yaml", profile=tmp_path / "empty.yaml")
+    assert end.value.code == 2 and "empty.yaml: None: expected sections of params.yaml" in capsys.readouterr().err

@@ -13,6 +13,7 @@ from stages import predictions
 from tests.conftest import ROOT, params_with
 
 ASKED = [{"id": str(i), "messages": [{"role": "user", "content": f"问{i}"}], "reference": "答"} for i in range(6)]
+keys: list[str | None] = []  # that came with each request to openai_server
 REPLY = {"choices": [{"message": {"content": "多喝水"}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 9, "completion_tokens": 4}}
 
 
@@ -22,6 +23,7 @@ def openai_server(answer):
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
+            keys.append(self.headers["Authorization"])
             status, value = answer(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
             body = json.dumps(value).encode()
             self.send_response(status)
@@ -101,7 +103,38 @@ def test_a_dialogue_that_is_too_long_loses_its_oldest_turns(tmp_path):
         sample = {"id": "x", "messages": turns, "reference": "答"}
         predictions.answer_all([url], "tuned", [sample], tmp_path / "a", params_with().predictions)
     assert tries == [7, 5, 3]
-    assert predictions.answered(tmp_path / "a")["x"]["messages"] == turns
+    assert predictions.answered(tmp_path / "a")["x"]["messages"] == turns[4:]  # as asked, so that parity and judge read the same
+
+
+def test_the_key_that_vllm_asks_for_goes_with_each_request(tmp_path, monkeypatch):
+    for key, sent in (("xl-123", "Bearer xl-123"), ("", None)):
+        monkeypatch.setenv("VLLM_API_KEY", key)
+        keys.clear()
+        with openai_server(lambda body: (200, REPLY if "max_tokens" in body else {"tokens": [1]})) as url:
+            answer_all(url, tmp_path / f"a{key}")
+            with pytest.raises(KeyError):  # of a reply without log-probabilities
+                predictions.logprobs(url, "tuned", [{"id": "0", "messages": [], "prediction": "答"}])
+        assert len(keys) > len(ASKED) and set(keys) == {sent}
+
+
+@pytest.mark.parametrize("reply", [{}, {"choices": []}, [], {"choices": [{"message": None}], "usage": {}}])
+def test_a_reply_that_is_no_chat_completion_is_one_line(tmp_path, capfd, reply):
+    with openai_server(lambda body: (200, reply)) as url, pytest.raises(SystemExit):
+        answer_all(url, tmp_path / "a", {"predictions.concurrency": 1})
+    assert "error: tuned: sample 0: the server's reply is not a chat completion of OpenAI's" in capfd.readouterr().err
+
+
+def test_an_answer_that_fills_the_model_is_not_scored_by_token():
+    settings = params_with({"predictions.max_model_len": 300}).predictions
+    full, short = ({"prompt_tokens": 100, "completion_tokens": n} for n in (200, 199))
+    assert not predictions.has_room(full, settings) and predictions.has_room(short, settings)
+
+
+def test_a_run_that_finds_all_answered_keeps_the_speed_that_was_measured(tmp_path):
+    rows = {"base": [{"completion_tokens": 40}] * 4}
+    first = predictions.measured(tmp_path, rows, 2.0, 4)
+    assert first["samples_per_second"] == 2 and predictions.measured(tmp_path, rows, 0.1, 0) == first
+    assert predictions.measured(tmp_path, rows, 1.0, 1)["samples_per_second"] == 1
 
 
 def test_a_request_goes_to_the_server_with_the_fewest_open_ones(tmp_path):

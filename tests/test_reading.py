@@ -72,6 +72,15 @@ def test_a_character_cut_at_the_end_of_the_first_look_does_not_change_the_encodi
     assert {json.loads(value)["data"][0] for _, value in records(file)} == {"问：" + "咳" * 100}
 
 
+@pytest.mark.parametrize("more", range(4))
+def test_an_array_on_one_line_is_read_wherever_the_first_look_cuts_it(tmp_path, more):
+    rows = [{"data": ["问：" + "x" * more + "咳" * 200, "答：" + "好" * 200]}] * 1500
+    for encoding in ("gb18030", "utf-8"):
+        file = tmp_path / f"{encoding}.json"
+        file.write_bytes(json.dumps(rows, ensure_ascii=False).encode(encoding))
+        assert file.stat().st_size > 1 << 20 and [value for _, value in records(file)] == rows
+
+
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
