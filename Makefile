@@ -8,7 +8,7 @@
 UV_VERSION := 0.13.9
 NVITOP_VERSION := 1.7.2
 UV   := $(or $(shell command -v uv 2>/dev/null),.tools/bin/uv)
-VLLM ?= $(if $(shell nvidia-smi -L 2>/dev/null),gpu,cpu)# which vLLM to install: gpu or cpu
+VLLM ?= $(if $(shell nvidia-smi -L 2>/dev/null | grep ^GPU),gpu,cpu)# which vLLM to install: gpu or cpu
 OUT  ?= bundle
 REV  ?= HEAD
 BASE ?= origin/main
@@ -63,7 +63,7 @@ soak: setup .venv-export/ready ## the long tests: kills, full disks, ten minutes
 	$(PY) -m pytest -m soak
 	HYPOTHESIS_PROFILE=default $(PY) -m pytest -m "not soak" tests/test_cleaning.py tests/test_converted.py tests/test_reading.py
 
-bench: setup ## the benchmarks behind the figures in the README
+bench: setup ## the benchmarks behind the figures in the README: runs the pipeline anew, minutes (on a GPU: python -m bench.gpu FOLDER)
 	$(PY) -m bench.pipeline
 	$(PY) -m bench.data
 	$(PY) -m bench.app

@@ -27,7 +27,6 @@ import psutil
 
 ROOT = Path(__file__).parent.parent
 SINGLE = 131_168 / 226_042  # share of single-turn dialogues (the data set's authors)
-TASKS = ("loop", "converted", "datasets", "converted on four times the data", "grouping", "split")
 
 
 def clauses() -> list[str]:

@@ -13,6 +13,7 @@ from bench.gpu_training import Rows
 from stages import adapter as trained
 from stages import predictions as answers
 from stages import server
+from stages.common import fail
 from stages.params import Predictions
 
 CLI = f"{sys.prefix}/bin/llamafactory-cli"
@@ -72,7 +73,9 @@ def answer_by_stage(profile: Predictions, folder: Path, tuned: Path, changes: di
 
 def answer_all(profile: Predictions, folder: Path) -> Rows:
     """Yield a way to answer and a function that returns its rates, with the first adapter that the training left."""
-    tuned = next(file.parent for file in sorted((folder / "runs").glob("*/adapter_model.safetensors")))
+    tuned = next((file.parent for file in sorted((folder / "runs").glob("*/adapter_model.safetensors"))), None)
+    if tuned is None:
+        fail(f"{folder / 'runs'}: no adapter to answer with: run '--parts train' first")
     gpu = trained.on_gpu()
     ours = partial(answer_by_stage, profile, folder, tuned)
     for name, (replicas, at_once) in (REPLICAS if gpu else {"1": (1, 16)}).items():

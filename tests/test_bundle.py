@@ -1,5 +1,6 @@
 """A bundle taken in on a machine without a network: everything is there and nothing is made again."""
 
+import json
 import os
 import subprocess
 import sys
@@ -8,10 +9,38 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
+from tools import bundle
 
-pytestmark = pytest.mark.soak
+
+@pytest.mark.parametrize(("held", "packed"), [(["config.json", "model.safetensors"], False), (["config.json"], True), ([], True)])
+def test_a_base_below_the_checkout_is_packed_unless_git_holds_every_file_of_it(tmp_path, monkeypatch, held, packed):
+    checkout, out = tmp_path / "checkout", tmp_path / "out"
+    base = checkout / "models" / "mine"
+    base.mkdir(parents=True)
+    monkeypatch.chdir(checkout)
+    files = ("config.json", "model.safetensors")
+    for name in files:
+        (base / name).write_text("{}")
+    (checkout / "models" / "base.json").write_text(json.dumps({"path": "models/mine", "files": dict.fromkeys(files)}))
+    subprocess.run(["git", "init", "-q"], check=True)
+    for name in held:
+        subprocess.run(["git", "add", base / name], check=True)
+    bundle.pack_base(out)
+    assert sorted(file.name for file in out.glob("base/*")) == (sorted(files) if packed else [])
 
 
+def test_a_base_outside_the_checkout_is_packed(tmp_path, monkeypatch):
+    (tmp_path / "checkout" / "models").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "checkout")
+    subprocess.run(["git", "init", "-q"], check=True)
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "config.json").write_text("{}")
+    Path("models/base.json").write_text(json.dumps({"path": str(tmp_path / "base"), "files": {"config.json": {}}}))
+    bundle.pack_base(tmp_path / "out")
+    assert (tmp_path / "out" / "base" / "config.json").is_file()
+
+
+@pytest.mark.soak
 def test_a_bundle_is_enough_where_there_is_no_network(tmp_path):
     if subprocess.run(["unshare", "--net", "true"], capture_output=True).returncode:
         pytest.skip("this needs the right to make a network namespace")

@@ -42,6 +42,16 @@ def test_an_exam_question_of_unknown_shape_is_compared_by_every_text_in_it(check
     assert status == 1 and "1 records, 50.00%" in out
 
 
+@pytest.mark.parametrize(("name", "content"), [
+    ("texts.json", json.dumps([f"{ANSWER}？", "另一道题目与训练数据没有任何关系，请选择最合适的一项作为答案"])),
+    ("lists.json", json.dumps([["一", [f"{ANSWER}？"]], ["二", "另一道题目与训练数据没有任何关系，请选择最合适的一项作为答案"], 3])),
+    ("lines.jsonl", lines(f"{ANSWER}？", "另一道题目与训练数据没有任何关系，请选择最合适的一项作为答案", None)),
+])  # fmt: skip
+def test_records_that_are_no_objects_are_compared_by_the_texts_in_them(check, name, content):
+    status, out = check(name, content)
+    assert status == 1 and "1 records, 50.00%" in out and "line 1" in out
+
+
 def test_a_table_without_leakage_passes_and_its_13_grams_are_counted(check):
     piece = QUESTION[:15]
     status, out = check("exam.csv", f"question,answer\n{piece}但是后来完全不一样了所以不算近似重复,{'天' * 30}\n")

@@ -1,4 +1,7 @@
+import argparse
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,6 +60,27 @@ def test_equal_settings_have_one_name_whatever_their_order():
     assert sweep.name_of({"a": 1, "b": 2}) == sweep.name_of({"b": 2, "a": 1}) != sweep.name_of({"a": 1, "b": 3})
 
 
+QUEUE = """Task     Name            Created       Status
+1111111  sweep-{0}  08:41 PM      Running
+2222222  sweep-{1}  Nov 25, 2025  Queued
+3333333  sweep-{2}  08:40 PM      Failed
+4444444  sweep-{3}  Nov 25, 2025  Success
+
+Worker status: 1 active, 0 idle
+"""
+
+
+def test_only_what_waits_or_runs_is_not_queued_again_what_failed_or_ended_on_another_commit_is(monkeypatch):
+    names = [sweep.name_of({"adapter.lora_rank": rank}).removeprefix("sweep-") for rank in (4, 8, 16, 32)]
+    tried = []
+    monkeypatch.setattr(sweep, "find", lambda prefix: [])
+    monkeypatch.setattr(sweep, "run", lambda settings, *options: tried.append(settings["adapter.lora_rank"]))
+    monkeypatch.setattr(sweep.subprocess, "run", lambda line, **options: subprocess.CompletedProcess(line, 0, QUEUE.format(*names), ""))
+    known = sweep.space("adapter.lora_rank=4,8,16,32")
+    sweep.search(known, argparse.Namespace(runs=4, sampler="grid", seed=42, jobs=1, metric="rouge-l"))
+    assert sorted(tried) == [16, 32]
+
+
 def experiment(name: str, scores: list[float], **settings) -> Experiment:
     metrics = {
         "part": "val", "tuned": {"rouge-l": sum(scores) / len(scores)}, "gain": {"rouge-l": 1.0},
@@ -89,7 +113,38 @@ def test_the_interval_hangs_on_the_answers_alone_not_on_the_order_of_a_set(workp
     assert seen[0][:, 0].tolist() == list(range(50))
 
 
-def test_runs_scored_on_the_test_part_do_not_choose(monkeypatch):
+def nothing_may_run(*line, **options):
+    raise AssertionError(f"{line} was run")
+
+
+@pytest.mark.parametrize("metric", ["rouge-9", "repetitive", "distinct-1", "similarity"])
+@pytest.mark.parametrize(("tool", "words"), [(sweep, ["--set", "adapter.lora_rank=4,8", "--metric"]), (best, [])])
+def test_a_metric_without_intervals_is_one_line_before_anything_runs(workplace, monkeypatch, capsys, tool, words, metric):
+    (workplace() / "dvc.lock").touch()
+    tuned = {"rouge-l": 1.0, "repetitive": 1.0, "distinct-1": 1.0}
+    one = experiment("sweep-one", [1.0])
+    monkeypatch.setattr(sweep, "find", lambda prefix: [one._replace(metrics=one.metrics | {"tuned": tuned})])
+    monkeypatch.setattr(tool.subprocess, "run", nothing_may_run)
+    monkeypatch.setattr(sys, "argv", ["tool", *words, metric])
+    with pytest.raises(SystemExit) as end:
+        tool.main()
+    line = capsys.readouterr().err
+    assert end.value.code == 2 and line.count("\n") == 1
+    assert f"METRIC={metric}: no such score, expected one of bleu-4, rouge-1, rouge-2, rouge-l, chrf\n" in line
+
+
+def test_a_score_of_meaning_chooses_where_a_model_for_it_is_set_and_every_run_has_it(workplace, monkeypatch, capsys):
+    workplace({"metrics.embedding_model": "/models/bge"})
+    monkeypatch.setattr(sweep, "find", lambda prefix: [])
+    assert sweep.ranked("similarity") == []
+    monkeypatch.setattr(sweep, "find", lambda prefix: [experiment("sweep-one", [1.0])])
+    with pytest.raises(SystemExit) as end:
+        sweep.ranked("similarity")
+    assert end.value.code == 2 and "METRIC=similarity: sweep-one ran without it" in capsys.readouterr().err
+
+
+def test_runs_scored_on_the_test_part_do_not_choose(workplace, monkeypatch):
+    workplace()
     one = experiment("sweep-test", [1.0])
     monkeypatch.setattr(sweep, "find", lambda prefix: [one._replace(metrics=one.metrics | {"part": "test"})])
     assert sweep.ranked("rouge-l") == []
@@ -102,3 +157,22 @@ def test_the_winner_goes_into_params_with_its_comments_kept_and_the_test_part_st
     assert best.apply(settings, file) == {"adapter.lora_rank": 32}
     assert read_params(file).predictions.part == "test"
     assert file.read_text(encoding="utf-8") == text.replace("lora_rank: 8  ", "lora_rank: 32 ")
+
+
+@pytest.mark.parametrize(("ending", "said"), [(KeyboardInterrupt, KeyboardInterrupt), (1, False), (0, True)])
+def test_params_stay_as_they_were_however_bringing_an_experiment_back_ends(workplace, monkeypatch, ending, said):
+    file = workplace() / "params.yaml"
+    before = file.read_bytes()
+
+    def apply(line, **options):
+        file.write_text("what the experiment had")
+        if ending is KeyboardInterrupt:
+            raise KeyboardInterrupt
+        return subprocess.CompletedProcess(line, ending)
+
+    monkeypatch.setattr(best.subprocess, "run", apply)
+    try:
+        found = best.bring_back("sweep-one")
+    except KeyboardInterrupt:
+        found = KeyboardInterrupt
+    assert found is said and file.read_bytes() == before

@@ -1,10 +1,13 @@
 import json
 import shutil
 import socket
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from bench import gpu_answering, pipeline
 from stages.params import read_params
 from tests.conftest import ROOT, default_params
 from tools import board, doctor, profile, serve, table
@@ -13,6 +16,7 @@ PROFILES = sorted(file.stem for file in (ROOT / "profiles").glob("*.yaml"))
 
 
 def lay(monkeypatch, folder, name):
+    folder.mkdir(parents=True, exist_ok=True)
     shutil.copytree(ROOT / "profiles", folder / "profiles", dirs_exist_ok=True)
     if not (folder / "params.yaml").exists():
         shutil.copy(ROOT / "params.yaml", folder)
@@ -33,6 +37,15 @@ def test_a_profile_fits_and_keeps_every_comment(monkeypatch, tmp_path, name):
     assert comments(tmp_path / "params.yaml") == comments(ROOT / "params.yaml")
     if name != "tiny":
         assert found.raw.source == found.base.source == "modelscope" and found.split.ratios.train == 0.7
+
+
+def test_profiles_set_the_same_keys_so_that_none_leaves_its_own_behind(monkeypatch, tmp_path):
+    for name in PROFILES:
+        lay(monkeypatch, tmp_path / "alone" / name, name)
+        for before in PROFILES:
+            lay(monkeypatch, tmp_path / "after", before)
+        lay(monkeypatch, tmp_path / "after", name)
+        assert read_params(tmp_path / "after" / "params.yaml") == read_params(tmp_path / "alone" / name / "params.yaml")
 
 
 def test_tiny_is_the_default_and_the_way_back(monkeypatch, tmp_path):
@@ -97,6 +110,89 @@ def test_doctor_names_versions_hardware_and_what_is_missing(workplace, capsys):
     for words in ("llamafactory  0.9.5", "vllm", "build)", "torch", "dvc", "disk", "memory", "/nowhere/d.jsonl: no such file"):
         assert words in out
     assert table.show
+
+
+def test_doctor_says_that_vllms_environment_is_missing_and_goes_on(workplace, capsys, monkeypatch):
+    folder = workplace({"raw.source": "path", "raw.path": "/nowhere/d.jsonl"})
+    monkeypatch.setattr(sys, "prefix", str(folder / ".venv"))
+    doctor.main()
+    rows = capsys.readouterr().out.splitlines()
+    assert "vllm          missing: run 'make setup'" in rows
+    assert "missing       vLLM's environment: run 'make setup'" in rows and "missing       raw.path: /nowhere/d.jsonl: no such file" in rows
+
+
+def test_doctor_names_the_base_that_is_used(workplace, capsys):
+    rows = []
+    for changes in ({}, {"base.source": "path", "base.path": "/models/mine"}, {"base.source": "modelscope"}):
+        workplace({"base.model": "Qwen/Qwen2.5-7B-Instruct", **changes})
+        doctor.main()
+        rows.append(next(row for row in capsys.readouterr().out.splitlines() if row.startswith("active")))
+    assert [row.split("base ")[1].split(",")[0] for row in rows] == ["tiny", "/models/mine", "Qwen/Qwen2.5-7B-Instruct"]
+
+
+def no_driver(output):
+    return f"echo 'NVIDIA-SMI has failed because it could not communicate with the NVIDIA driver.' >&{output}; exit 9"
+
+
+@pytest.mark.parametrize(("script", "card"), [
+    ("case $1 in -L) echo 'GPU 0: NVIDIA H100';; *name*) echo 'NVIDIA H100, 580.1, 81559 MiB';; *) echo 81559;; esac", True),
+    (no_driver(1), False), (no_driver(2), False), (None, False),
+])  # fmt: skip
+def test_doctor_finds_vllms_build_right_where_setup_would_install_it_again(workplace, monkeypatch, script, card):
+    folder = workplace({"base.source": "modelscope", "base.model": "Qwen/Qwen2.5-7B-Instruct"})
+    programs = folder / "bin"
+    programs.mkdir()
+    for name in ("sh", "make", "grep"):
+        (programs / name).symlink_to(shutil.which(name))
+    if script:
+        (programs / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
+        (programs / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs))
+    for name in ("CUDA_VISIBLE_DEVICES", "VLLM", "MAKEFLAGS", "MAKELEVEL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(doctor, "vllm_version", lambda: "vllm-0.1")
+    asked = ["make", "--silent", "-C", ROOT, "--eval", "which: ; $(info $(VLLM))", "which"]
+    installed = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+    lines = {}
+    for build in ("gpu", "cpu"):
+        monkeypatch.setattr("stages.server.on_gpu", lambda build=build: build == "gpu")
+        lines[build] = doctor.missing(read_params())
+    assert [build for build, found in lines.items() if not any("vLLM's build" in line for line in found)] == [installed]
+    assert any("a GPU, training on a CPU would take days" in line for line in lines[installed]) is not card
+    assert doctor.gpu().startswith("NVIDIA H100") is card and (card or doctor.gpu().startswith("none"))
+
+
+def test_the_benchmark_deletes_no_training_that_could_go_on(workplace, monkeypatch, capsys):
+    folder = workplace()
+    shutil.copy(ROOT / "dvc.yaml", folder)
+    done, begun = (folder / ".work" / "adapter" / key for key in ("0a", "0b"))
+    for run in (done, begun):
+        (run / "checkpoint-1").mkdir(parents=True)
+    (done / "done").touch()
+    (folder / ".work" / "judgements").mkdir()
+    monkeypatch.setattr(pipeline, "seconds", lambda command: pytest.fail(f"{command} was run"))
+    with pytest.raises(SystemExit):
+        pipeline.main()
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1 and ".work/adapter/0b: a training that has not come to its end" in line
+    assert (begun / "checkpoint-1").is_dir() and done.is_dir()
+    (begun / "done").touch()
+    pipeline.forget()
+    assert [file.name for file in Path(".work").iterdir()] == ["judgements"]
+
+
+def test_a_stage_that_fails_under_the_benchmark_says_why(capsys):
+    with pytest.raises(SystemExit):
+        pipeline.seconds("echo said; echo the reason >&2; exit 3")
+    out, err = capsys.readouterr()
+    assert err.startswith("the reason\n") and "ended with status 3" in err and not out
+    assert pipeline.seconds(["sh", "-c", "echo noise >&2"]) > 0 and capsys.readouterr() == ("", "")
+
+
+def test_answers_without_an_adapter_say_what_trains_one(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        next(gpu_answering.answer_all(read_params(ROOT / "params.yaml").predictions, tmp_path))
+    assert capsys.readouterr().err == f"error: {tmp_path}/runs: no adapter to answer with: run '--parts train' first\n"
 
 
 def test_the_board_holds_the_adapter_on_its_base_or_the_tuned_model_alone(workplace, capsys):

@@ -34,16 +34,24 @@ def apply(settings: dict, file: Path) -> dict:
     return changed
 
 
+def bring_back(name: str) -> bool:
+    """Have DVC bring back an experiment, its model from the cache, params.yaml left as it is however that ends; return whether it came."""
+    before = PARAMS.read_bytes()
+    try:
+        return not subprocess.run([DVC, "exp", "apply", "--quiet", name]).returncode
+    finally:
+        with whole(PARAMS) as new:
+            new.write_bytes(before)
+
+
 def main() -> None:
     metric = sys.argv[1] if len(sys.argv) > 1 and sys.argv[1] else "rouge-l"
     found = ranked(metric)
     if not found:
         fail("best: no experiment of a sweep on this commit: run 'make sweep SET=…' first (results belong to the commit they ran on)")
     print(show(found, metric))
-    before = PARAMS.read_bytes()
-    if subprocess.run([DVC, "exp", "apply", "--quiet", found[0].name]).returncode:  # its model comes from the cache: no training
+    if not bring_back(found[0].name):
         sys.exit(1)
-    PARAMS.write_bytes(before)  # the file as it was, so that the change is the settings and nothing else
     changed = apply(found[0].settings, PARAMS)
     print(f"best: {found[0].name}: " + (", ".join(f"{k}={v}" for k, v in changed.items()) or "params.yaml holds it already"), flush=True)
     sys.exit(subprocess.run([DVC, "repro"]).returncode)

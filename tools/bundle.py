@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from stages.common import base_folder, fail, read_json, whole
@@ -22,6 +23,22 @@ def call(*command: str | Path) -> None:
     done = subprocess.run(command)
     if done.returncode:
         fail(f"{' '.join(map(str, command[:6]))} …: ended with status {done.returncode}: the reason stands above")
+
+
+def in_git(folder: Path, names: Iterable[str]) -> bool:
+    """Return whether git tracks each of these files of `folder`."""
+    return not subprocess.run(["git", "ls-files", "--error-unmatch", *(folder / name for name in names)], capture_output=True).returncode
+
+
+def pack_base(out: Path) -> None:
+    """Copy the base that base.json names, unless it comes with the repository, as the embedded one does."""
+    if not BASE.exists():
+        return
+    record = read_json(BASE)
+    folder = base_folder(record).resolve()
+    if not in_git(folder, record["files"]):
+        with whole(out / "base") as part:
+            shutil.copytree(folder, part)
 
 
 def pack(out: Path, uv: str, uv_version: str, vllm: str) -> None:
@@ -42,9 +59,7 @@ def pack(out: Path, uv: str, uv_version: str, vllm: str) -> None:
     call(DVC, "remote", "add", "--quiet", "--local", "--force", "bundle", out / "cache")
     call(DVC, "push", "--quiet", "--remote", "bundle")
     call(DVC, "remote", "remove", "--quiet", "--local", "bundle")
-    if BASE.exists() and not (folder := base_folder(read_json(BASE)).resolve()).is_relative_to(Path.cwd()):  # the embedded one is in the repository
-        with whole(out / "base") as part:
-            shutil.copytree(folder, part)
+    pack_base(out)
     for part in sorted(out.iterdir()):
         size = sum(file.stat().st_size for file in [part, *part.rglob("*")] if file.is_file())
         print(f"bundle: {part} {size / 1e9:.2f} GB")

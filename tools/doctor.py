@@ -13,25 +13,26 @@ from pathlib import Path
 import psutil
 
 from stages import server
-from stages.common import memory
+from stages.common import cards, memory
 from stages.params import Params, read_params
 
+MISSING = "missing: run 'make setup'"
 PACKAGES = ("llamafactory", "dvc", "torch", "transformers", "modelscope", "datasets")
 
 
 def vllm_version() -> str:
     python = Path(sys.prefix).parent / ".venv-vllm" / "bin" / "python"
-    if not python.exists():
-        return "missing: run 'make setup'"
-    found = {d.name.split("-")[0]: d.name for d in python.parent.parent.glob("lib/python*/site-packages/vllm*.dist-info")}
-    return f"{next(iter(found.values()), 'missing').removesuffix('.dist-info')} ({'GPU' if server.on_gpu() else 'CPU'} build)"
+    found = [folder.name for folder in python.parent.parent.glob("lib/python*/site-packages/vllm*.dist-info")]
+    if not (python.exists() and found):
+        return MISSING
+    return f"{found[0].removesuffix('.dist-info')} ({'GPU' if server.on_gpu() else 'CPU'} build)"
 
 
 def package(name: str) -> str:
     try:
         return version(name)
     except PackageNotFoundError:
-        return "missing: run 'make setup'"
+        return MISSING
 
 
 def gpu() -> str:
@@ -40,7 +41,15 @@ def gpu() -> str:
         return "none"
     found = subprocess.run(query, capture_output=True, text=True)
     lines = found.stdout.strip().splitlines()
-    return f"{'; '.join(lines)} (watch it: make gpu, which runs nvitop)" if lines else f"nvidia-smi: {found.stderr.strip()}"
+    if found.returncode or not lines:  # it gives the reason on either
+        return f"none, nvidia-smi: {' '.join([*lines, *found.stderr.split()])}"
+    return f"{'; '.join(lines)} (watch it: make gpu, which runs nvitop)"
+
+
+def build() -> str:
+    """Return the build of vLLM that `make setup` installs here, gpu or cpu, decided as the Makefile does."""
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True).stdout if shutil.which("nvidia-smi") else b""
+    return "gpu" if listed.startswith(b"GPU") else "cpu"
 
 
 def missing(params: Params) -> list[str]:
@@ -50,9 +59,11 @@ def missing(params: Params) -> list[str]:
         lacks.append(f"raw.path: {params.raw.path}: no such file")
     if params.base.source == "path" and not Path(params.base.path or "").expanduser().is_dir():
         lacks.append(f"base.path: {params.base.path}: no such folder")
-    if params.base.source == "modelscope" and gpu() == "none":
+    if params.base.source == "modelscope" and not cards():
         lacks.append(f"base.model: {params.base.model}: a GPU, training on a CPU would take days")
-    if server.on_gpu() != (gpu() != "none"):
+    if vllm_version() == MISSING:
+        lacks.append("vLLM's environment: run 'make setup'")
+    elif server.on_gpu() != (build() == "gpu"):
         lacks.append("vLLM's build does not fit the hardware: run 'make setup'")
     return lacks
 
@@ -72,7 +83,8 @@ def main() -> None:
     for name, value in rows.items():
         print(f"{name:14}{value}")
     params = read_params()
-    print(f"{'active':14}raw {params.raw.source}, base {params.base.model or params.base.path or 'tiny'}, {params.adapter.template}")
+    base = {"modelscope": params.base.model, "path": params.base.path}.get(params.base.source, params.base.source)
+    print(f"{'active':14}raw {params.raw.source}, base {base}, {params.adapter.template}")
     for line in missing(params) or ["nothing"]:
         print(f"{'missing':14}{line}")
 

@@ -38,7 +38,10 @@ def texts_in(source: bytes | dict | Broken) -> Iterator[str]:
         return
     try:
         record = orjson.loads(source) if isinstance(source, bytes) else source
-        yield from (text for _, text in SHAPES[shape_of(record, None)](record, None).turns)
+        if isinstance(record, dict):
+            yield from (text for _, text in SHAPES[shape_of(record, None)](record, None).turns)
+        else:
+            yield from strings(record)
     except orjson.JSONDecodeError:
         return
     except (Unusable, TypeError):

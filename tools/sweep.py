@@ -25,8 +25,9 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from stages.common import fail
-from stages.metrics import interval
+from stages.metrics import MEANING, interval
 from stages.params import read_params
+from stages.scores import NAMES
 from tools.experiments import Experiment, find
 
 DVC = f"{sys.prefix}/bin/dvc"
@@ -90,11 +91,16 @@ def run(settings: dict, *options: str) -> None:
         print(f"sweep: {name_of(settings)} did not end: {settings}", file=sys.stderr)
 
 
+def waiting() -> set[str]:
+    """Return the names of what a sweep that was stopped left in DVC's queue; what ended is told by its experiment, or may be tried again."""
+    status = subprocess.run([DVC, "queue", "status"], capture_output=True, text=True).stdout
+    return set(re.findall(r"\b(sweep-[0-9a-f]{8})\b.*\b(?:Queued|Running)\s*$", status, re.MULTILINE))
+
+
 def search(known: Space, args: argparse.Namespace) -> None:
     """Draw `args.runs` settings and run them: all in DVC's queue, or, where each learns from the last, one by one."""
     study = optuna.create_study(direction="maximize", sampler=sampler(args.sampler, known, args.seed))
-    queued = subprocess.run([DVC, "queue", "status"], capture_output=True, text=True).stdout  # a sweep that was stopped left some
-    done, drawn = {one.name for one in find("sweep-")} | set(re.findall(r"\bsweep-[0-9a-f]{8}\b", queued)), 0
+    done, drawn = {one.name for one in find("sweep-")} | waiting(), 0
     while drawn < args.runs:
         trial = study.ask(known)
         drawn += 1
@@ -136,10 +142,13 @@ def behind(best: Experiment, one: Experiment, metric: str) -> str:
 
 
 def ranked(metric: str) -> list[Experiment]:
-    """Return the sweep's experiments on this commit, the best first."""
+    """Return the sweep's experiments on this commit, the best first; stop if `metric` is no score with intervals, or one of them lacks it."""
+    names = NAMES if read_params().metrics.embedding_model is None else (*NAMES, MEANING)
+    if metric not in names:
+        fail(f"METRIC={metric}: no such score, expected one of {', '.join(names)}", 2)
     found = [one for one in find("sweep-") if one.metrics["part"] == "val"]
-    if found and metric not in found[0].metrics["tuned"]:
-        fail(f"METRIC={metric}: no such metric, expected one of {', '.join(found[0].metrics['tuned'])}", 2)
+    if lacking := [one.name for one in found if metric not in one.metrics["intervals"]["gain"]]:
+        fail(f"METRIC={metric}: {lacking[0]} ran without it, expected a score that every run has", 2)
     return sorted(found, key=lambda one: -one.metrics["tuned"][metric])
 
 
@@ -161,6 +170,7 @@ def main() -> None:
         fail("RUNS=: how many settings are to be tried?", 2)
     if not Path("dvc.lock").exists():
         fail("dvc.lock: no such file: run 'dvc repro' once before a sweep, so that its runs share what does not change")
+    ranked(args.metric)  # so that a wrong METRIC ends it here, not after the trainings
     search(known, args)
     found = ranked(args.metric)
     if not found:
