@@ -1,3 +1,4 @@
+import itertools
 import json
 import shutil
 import socket
@@ -41,11 +42,12 @@ def test_a_profile_fits_and_keeps_every_comment(monkeypatch, tmp_path, name):
 
 def test_profiles_set_the_same_keys_so_that_none_leaves_its_own_behind(monkeypatch, tmp_path):
     for name in PROFILES:
-        lay(monkeypatch, tmp_path / "alone" / name, name)
-        for before in PROFILES:
-            lay(monkeypatch, tmp_path / "after", before)
-        lay(monkeypatch, tmp_path / "after", name)
-        assert read_params(tmp_path / "after" / "params.yaml") == read_params(tmp_path / "alone" / name / "params.yaml")
+        lay(monkeypatch, tmp_path / name, name)
+    alone = {name: read_params(tmp_path / name / "params.yaml") for name in PROFILES}
+    for before, name in itertools.permutations(PROFILES, 2):
+        lay(monkeypatch, tmp_path / before, name)
+        assert read_params(tmp_path / before / "params.yaml") == alone[name], before
+        lay(monkeypatch, tmp_path / before, before)
 
 
 def test_tiny_is_the_default_and_the_way_back(monkeypatch, tmp_path):
