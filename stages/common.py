@@ -103,7 +103,7 @@ def begin_worker() -> None:
 def whole(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path` for a file or folder, and rename it to `path` if the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary, old = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.old")
+    temporary, old = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.old.part")
     remove(temporary)
     try:
         yield temporary

@@ -80,7 +80,7 @@ def export_config(template: dict, params: Params, base: Path, adapter: Path, out
 def export(config: dict, out: Path) -> None:
     """Run LLaMA-Factory's export in a process of its own."""
     out.mkdir(parents=True)
-    file = out.with_name(".export.yaml")
+    file = out / "export.yaml"
     try:
         file.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
         call([f"{sys.prefix}/bin/llamafactory-cli", "export", str(file)], {})
