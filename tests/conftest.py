@@ -98,6 +98,13 @@ class Project:
         yaml.dump(values, file)
 
 
+@pytest.fixture(autouse=True)
+def no_checks_of_another_test() -> None:
+    from stages import common
+
+    common.CHECKS.clear()
+
+
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """Give a function that makes the current folder one with params.yaml, changed by `{"section.key": value}`."""

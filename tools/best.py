@@ -40,8 +40,9 @@ def bring_back(name: str) -> bool:
     try:
         return not subprocess.run([DVC, "exp", "apply", "--quiet", name]).returncode
     finally:
-        with whole(PARAMS) as new:
-            new.write_bytes(before)
+        new = PARAMS.with_name(f".{PARAMS.name}.part")
+        new.write_bytes(before)
+        new.replace(PARAMS)
 
 
 def main() -> None:
