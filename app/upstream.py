@@ -9,6 +9,7 @@ from typing import Any
 import aiohttp
 
 from app.errors import APIError
+from stages.asking import API_KEY
 from stages.common import bearer
 
 RETRY_SECONDS = 5  # what a client is told to wait while the server restarts
@@ -29,7 +30,7 @@ class Upstream:
 
     async def __aenter__(self) -> "Upstream":
         connector = aiohttp.TCPConnector(limit=0)  # limits are the gate's
-        self.session = aiohttp.ClientSession(timeout=self.timeout, connector=connector, headers=bearer("VLLM_API_KEY"), read_bufsize=1 << 16)
+        self.session = aiohttp.ClientSession(timeout=self.timeout, connector=connector, headers=bearer(API_KEY), read_bufsize=1 << 16)
         return self
 
     async def __aexit__(self, *error: object) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 from aiohttp import web
 
-from stages.predictions import Chat, collect, connect
+from stages.asking import Chat, collect, connect
 from stages.server import free_port
 
 REPLY = {"choices": [{"message": {"content": "多喝水，多休息。" * 30}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 60, "completion_tokens": 256}}

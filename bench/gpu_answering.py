@@ -13,6 +13,7 @@ from bench.gpu_training import Rows
 from stages import adapter as trained
 from stages import predictions as answers
 from stages import server
+from stages.asking import answered
 from stages.common import fail
 from stages.params import Predictions
 
@@ -65,7 +66,7 @@ def answer_by_stage(profile: Predictions, folder: Path, tuned: Path, changes: di
             start = time.perf_counter()
             answers.answer_all(urls, model, asked, folder / f"{model}.jsonl", chosen)
             seconds = time.perf_counter() - start
-            rows = answers.answered(folder / f"{model}.jsonl").values()
+            rows = answered(folder / f"{model}.jsonl").values()
             tokens = sum(row["completion_tokens"] for row in rows)
             found |= {f"{prefix}answers_per_second": len(rows) / seconds, f"{prefix}tokens_per_second": tokens / seconds}
     return found

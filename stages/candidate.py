@@ -14,11 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
+from stages.asking import answered
 from stages.base import locate, record
 from stages.common import arguments, fingerprint, need_memory, work_folder, write_json, write_jsonl
 from stages.metrics import interval
 from stages.params import read_params
-from stages.predictions import SERVING_BYTES, answer_all, answered, endpoints, measured, samples, what_counts
+from stages.predictions import SERVING_BYTES, answer_all, endpoints, measured, samples, what_counts
 from stages.scores import NAMES, RATES, diversity, table
 
 

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import orjson
 
+from stages.asking import Chat, Refused, answered, collect, connect
 from stages.cleaning import tidy
 from stages.common import (
     arguments,
@@ -39,7 +40,7 @@ from stages.common import (
 from stages.formats import Unusable
 from stages.metrics import interval
 from stages.params import Exam, Metrics, read_params
-from stages.predictions import MODELS, SERVING_BYTES, Chat, Refused, answered, collect, connect, endpoints, shifts
+from stages.predictions import MODELS, SERVING_BYTES, endpoints, shifts
 from stages.reading import Broken, records
 from stages.rows import texts_of
 from stages.similarity import all_pairs, plain

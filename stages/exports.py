@@ -20,6 +20,7 @@ import numpy as np
 import orjson
 
 from stages import llama, quantized, server
+from stages.asking import API_KEY, SECONDS, answered, post
 from stages.common import (
     arguments,
     bearer,
@@ -37,7 +38,7 @@ from stages.common import (
 )
 from stages.metrics import MEANING, interval, scored
 from stages.params import Metrics, Params, read_params
-from stages.predictions import API_KEY, SECONDS, answer_all, answered, measured, post, samples, what_counts
+from stages.predictions import answer_all, measured, samples, what_counts
 from stages.replicas import replicas
 from stages.rows import messages
 from stages.scores import NAMES, RATES

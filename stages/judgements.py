@@ -19,10 +19,10 @@ import httpx
 import numpy as np
 from pydantic import BaseModel, ValidationError
 
+from stages.asking import Refused, answered, collect
 from stages.common import arguments, bearer, fail, fingerprint, work_folder, write_json, write_jsonl
 from stages.metrics import interval, pairs
 from stages.params import Judgements, Metrics, read_params
-from stages.predictions import Refused, answered, collect
 
 CRITERIA = ("accuracy", "safety", "clarity", "overall")
 ORDERS = ("base", "tuned")  # whose answer is shown first, as A

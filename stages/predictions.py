@@ -8,21 +8,19 @@ weight has servers of its own after the base's. Each answer is written as it com
 killed run asks for the missing ones only.
 """
 
-import asyncio
 import hashlib
-import resource
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
 
 import aiohttp
 import httpx
 import orjson
 from tqdm import tqdm
 
+from stages.asking import API_KEY, SECONDS, Chat, Refused, answered, collect, connect, post
 from stages.common import (
     arguments,
     base_folder,
@@ -43,18 +41,7 @@ from stages.replicas import replicas
 from stages.rows import messages
 
 MODELS = ("base", "tuned")
-Client = TypeVar("Client")
-Chat = Callable[[dict], Awaitable[tuple[int, str]]]
-SECONDS = 3600  # an answer waits its turn behind `concurrency` others
-TIMEOUT = aiohttp.ClientTimeout(total=SECONDS, sock_connect=10)
-KEPT_OPEN = 2  # seconds that an idle connection is kept; vLLM closes its end after five
-API_KEY = "VLLM_API_KEY"  # the environment variable whose key vLLM asks for
-SPARE_FILES = 256  # open besides the connections
 SERVING_BYTES = 1.2  # memory that vLLM takes at the least, in multiples of the weights' size
-
-
-class Refused(Exception):
-    """What asking again does not mend."""
 
 
 def samples(part: Path, most: int | None) -> list[dict]:
@@ -98,38 +85,6 @@ def lora_rank(rank: int) -> int:
     return next(n for n in (8, 16, 32, 64, 128, 256, 320, 512) if n >= rank)
 
 
-@asynccontextmanager
-async def connect(urls: list[str], concurrency: int) -> AsyncIterator[Chat]:
-    """Yield what puts a chat request to the server with the fewest open ones and returns status and body of its reply.
-
-    At 256 requests at once httpx takes 22 ms of a core for each, aiohttp 0.3 (bench.client).
-    """
-    allow_files(concurrency + SPARE_FILES)
-    connector = aiohttp.TCPConnector(limit=concurrency, keepalive_timeout=KEPT_OPEN)
-    waiting = dict.fromkeys(urls, 0)
-
-    async def chat(request: dict) -> tuple[int, str]:
-        url = min(urls, key=waiting.__getitem__)
-        waiting[url] += 1
-        try:
-            async with session.post(f"{url}/v1/chat/completions", json=request) as reply:
-                return reply.status, await reply.text()
-        finally:
-            waiting[url] -= 1
-
-    async with aiohttp.ClientSession(connector=connector, headers=bearer(API_KEY), timeout=TIMEOUT) as session:
-        yield chat
-
-
-def allow_files(count: int) -> None:
-    """Let this process open `count` files, connections among them, if the system allows it; many shells allow 1,024 until asked."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY and hard < count:
-        fail(f"predictions.concurrency: {count} open files are needed, the system allows {hard} (ulimit -Hn): set it lower")
-    if soft != resource.RLIM_INFINITY and soft < count:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
-
-
 async def ask(chat: Chat, sample: dict, model: str, params: Predictions) -> dict:
     """Return one line of the predictions file.
 
@@ -171,55 +126,6 @@ def answer_all(urls: list[str], model: str, asked: list[dict], file: Path, param
     collect(partial(connect, urls, params.concurrency), asked, answer, file, params.concurrency, model)
 
 
-def collect(
-    client_of: Callable[[], AbstractAsyncContextManager[Client]],
-    asked: list[dict],
-    answer: Callable[[Client, dict], Awaitable[dict]],
-    file: Path,
-    concurrency: int,
-    name: str,
-) -> None:
-    """Ask for each row whose id `file` does not hold, `concurrency` at once, and append each answer as it comes.
-
-    A refusal ends the program with its line; another error of an answer is raised as it is.
-    """
-    done = answered(file)
-    missing = [row for row in asked if row["id"] not in done]
-    progress = tqdm(total=len(asked), initial=len(asked) - len(missing), desc=name, unit=" answers", disable=None)
-    queue, error = iter(missing), None
-
-    async def worker(client: Client) -> None:
-        for row in queue:
-            output.write(orjson.dumps(await answer(client, row), option=orjson.OPT_APPEND_NEWLINE))
-            output.flush()
-            progress.update()
-
-    async def work() -> None:
-        async with client_of() as client, asyncio.TaskGroup() as group:
-            for _ in range(min(concurrency, len(missing))):
-                group.create_task(worker(client))
-
-    with file.open("ab") as output, progress:
-        try:
-            asyncio.run(work())
-        except ExceptionGroup as group:  # outside of asyncio, which would print a traceback for an exit in a task
-            error = group.exceptions[0]
-    if isinstance(error, Refused):
-        fail(str(error))
-    if error:
-        raise error
-
-
-def answered(file: Path) -> dict[str, dict]:
-    """Return the answers in `file` by id; a last line that a kill cut short is taken off."""
-    if not file.is_file():
-        return {}
-    lines = file.read_bytes().splitlines(keepends=True)
-    if lines and not lines[-1].endswith(b"\n"):
-        file.write_bytes(b"".join(lines := lines[:-1]))
-    return {row["id"]: row for row in map(orjson.loads, lines)}
-
-
 def has_room(row: dict, params: Predictions) -> bool:
     """Say whether an answer and its prompt leave room for one more token, without which vLLM scores neither."""
     return row["prompt_tokens"] + row["completion_tokens"] < params.max_model_len
@@ -241,13 +147,6 @@ def logprobs(url: str, model: str, rows: list[dict]) -> list[dict]:
             values = [entry[str(token)]["logprob"] for token, entry in zip(answer, scored, strict=True)]
             found.append({"id": row["id"], "prompt": prompt, "answer": answer, "logprobs": values})
     return found
-
-
-def post(client: httpx.Client, path: str, body: dict) -> Any:
-    reply = client.post(path, json=body)
-    if not reply.is_success:
-        fail(f"{client.base_url}{path}: the server says {reply.status_code}: {reply.text[:300]}")
-    return reply.json()
 
 
 def throughput(rows: dict[str, list[dict]], seconds: float, fresh: int) -> dict:

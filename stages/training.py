@@ -3,8 +3,8 @@
 Usage: python -m stages.training .work/adapter/KEY/train.yaml        (as the stage wrote it; torchrun starts it on several devices)
 
 On a GPU three things are told to the libraries that they belong to, none of which changes what is computed but for
-rounding: attention over a pack goes dialogue by dialogue, without a mask; the adapter's inputs stay in bfloat16 where autocast is; each
-decoder layer is compiled in place, one compilation for all of them.
+rounding: attention over a pack goes dialogue by dialogue, without a mask; the adapter's inputs stay in bfloat16 where
+autocast is; each decoder layer is compiled in place, one compilation for all of them.
 """
 
 import sys

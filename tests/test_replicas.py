@@ -4,7 +4,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from stages import predictions, server
+from stages import asking, predictions, server
 from tests.conftest import ROOT, params_with
 
 
@@ -93,6 +93,6 @@ def test_two_replicas_answer_as_one_does(tmp_path):
         with predictions.endpoints(chosen, ROOT / "models" / "tiny", None, ROOT / "templates" / "chat" / "qwen.jinja", tmp_path / "vllm.log") as urls:
             assert len(urls) == replicas
             predictions.answer_all(urls, "base", asked, tmp_path / str(replicas), chosen)
-    one, two = ({key: row["prediction"] for key, row in predictions.answered(tmp_path / str(n)).items()} for n in (1, 2))
+    one, two = ({key: row["prediction"] for key, row in asking.answered(tmp_path / str(n)).items()} for n in (1, 2))
     assert one == two and len(one) == 12
     assert "POST /v1/chat/completions" in (tmp_path / "vllm-2.log").read_text()

@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 import httpx
 
-from stages.common import fail
+from stages.asking import API_KEY
+from stages.common import bearer, fail
 from stages.params import read_params
 
 QUESTION = "感冒了需要吃消炎药吗？"
@@ -95,9 +96,8 @@ CHECKS: dict[str, Callable[[httpx.Client, str], str]] = {
 def main() -> None:
     serve = read_params().serve
     url = os.environ.get("URL") or f"http://{serve.host}:{serve.port}"
-    headers = {"Authorization": f"Bearer {key}"} if (key := os.environ.get("VLLM_API_KEY")) else {}
     failed = False
-    with httpx.Client(base_url=url, headers=headers, timeout=120) as client:
+    with httpx.Client(base_url=url, headers=bearer(API_KEY), timeout=120) as client:
         for name, check in CHECKS.items():
             try:
                 print(f"ok      {name}: {check(client, serve.model_name)}")
