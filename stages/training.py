@@ -2,9 +2,9 @@
 
 Usage: python -m stages.training .work/adapter/KEY/train.yaml        (as the stage wrote it; torchrun starts it on several devices)
 
-On a GPU three things are told to the libraries that they belong to, none of which changes what is computed but for
-rounding: attention over a pack goes dialogue by dialogue, without a mask; the adapter's inputs stay in bfloat16 where
-autocast is; each decoder layer is compiled in place, one compilation for all of them.
+None of it changes what is computed but for rounding. On a GPU attention over a pack goes dialogue by dialogue, without a
+mask; the adapter's inputs stay in bfloat16; each decoder layer is compiled in place, one compilation for all of them.
+Under ZeRO-3 whole layers travel.
 """
 
 import sys
@@ -17,8 +17,10 @@ from llamafactory.data import SFTDataCollatorWith4DAttentionMask
 from llamafactory.train.sft import workflow
 from llamafactory.train.tuner import run_exp
 from peft.tuners.lora import LoraLayer
+from torch._dynamo import config as dynamo
 from torch.nn.attention.varlen import varlen_attn
-from transformers import AttentionInterface, TrainerCallback
+from transformers import AttentionInterface, TrainerCallback, TrainingArguments
+from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from stages.common import fail
@@ -65,32 +67,50 @@ def packed_attention(
 class Faster(TrainerCallback):
     """Makes a model ready before its first step."""
 
-    def __init__(self, packed: bool, compiled: bool, autocast: bool) -> None:
-        self.packed, self.compiled, self.autocast = packed, compiled, autocast
+    def __init__(self, packed: bool, compiled: bool) -> None:
+        self.packed, self.compiled = packed, compiled
 
-    def on_train_begin(self, *_: Any, model: Any, **__: Any) -> None:
+    def on_init_end(self, args: TrainingArguments, *_: Any, model: Any, **__: Any) -> None:
+        """Prepare the model for DeepSpeed, which takes it up after this."""
+        if args.deepspeed and args.bf16:  # it brings no autocast, and keeps a float32 copy of what is trained itself
+            for weight in model.parameters():
+                if weight.requires_grad:
+                    weight.data = weight.data.to(torch.bfloat16)  # a float32 adapter would widen all that goes in
+        if is_deepspeed_zero3_enabled():
+            from deepspeed.utils import set_z3_leaf_module
+
+            model.enable_input_require_grads()  # the first layer's gradients are collected with its input's
+            for layer in layers(model):  # whole ones travel: by module, hooks would take longer than the layer itself
+                set_z3_leaf_module(layer, True)
+
+    def on_train_begin(self, args: TrainingArguments, *_: Any, model: Any, **__: Any) -> None:
         if self.packed:
             model.set_attn_implementation(PACKED)
-        for module in model.modules():
-            if isinstance(module, LoraLayer) and self.autocast:
-                module.cast_input_dtype_enabled = False  # PEFT widens to float32 what autocast narrows again
+        if torch.cuda.is_available() and args.bf16 and not args.deepspeed:
+            for module in model.modules():
+                if isinstance(module, LoraLayer):
+                    module.cast_input_dtype_enabled = False  # PEFT widens to float32 what autocast narrows again
         if self.compiled:
-            layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
-            if not layers:
-                fail(f"adapter.torch_compile: {type(model).__name__} has no layers that transformers marks as such: set it to false")
-            for layer in layers:
+            dynamo.optimize_ddp = False  # it would cut a layer's graph where a bucket of DDP's gradients is full, 1 MB the first
+            for layer in layers(model):
                 layer.compile()
+
+
+def layers(model: torch.nn.Module) -> list[GradientCheckpointingLayer]:
+    """Return the decoder layers of `model`; stop with one line if transformers marks none as such."""
+    found = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not found:
+        fail(f"adapter.torch_compile, adapter.deepspeed: {type(model).__name__} has no layers that transformers marks as such: set them to false and null")
+    return found
 
 
 def main() -> None:
     config = yaml.safe_load(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    on_gpu = torch.cuda.is_available()
-    packed = on_gpu and config["neat_packing"] and config["bf16"]  # FlashAttention knows no float32
+    packed = torch.cuda.is_available() and config["neat_packing"] and config["bf16"]  # FlashAttention knows no float32
     if packed:
         AttentionInterface.register(PACKED, packed_attention)
         workflow.SFTDataCollatorWith4DAttentionMask = Packs
-    autocast = on_gpu and config["bf16"] and not config.get("deepspeed")  # which brings its own precision
-    run_exp(config, [Faster(packed, config.pop("torch_compile"), autocast)])
+    run_exp(config, [Faster(packed, config.pop("torch_compile"))])
 
 
 if __name__ == "__main__":

@@ -27,13 +27,14 @@ def command(project: Project) -> list[str]:
 def test_two_processes_reach_the_loss_of_one_whatever_is_shared_out(tmp_path, kind):
     project, losses, steps = Project(tmp_path / "xinglin"), [], []
     project.dvc("repro", "split", "base")
-    for processes, zero in ((1, None), (2, None), (2, 2), (2, 3)):
-        project.set(SHORT | kind | {"adapter.gpus": processes, "adapter.deepspeed": zero, "adapter.bf16": False})
+    for processes, zero, kept in ((1, None, True), (2, None, True), (2, 2, True), (2, 3, True), (2, 3, False)):
+        devices = {"adapter.gpus": processes, "adapter.deepspeed": zero, "adapter.disable_gradient_checkpointing": kept}
+        project.set(SHORT | kind | devices | {"adapter.bf16": False})
         out = project.run(*command(project)).stdout
         steps.append(re.search(r"adapter: (\d+) × 1024 tokens at once, (\d+) times a step", out).groups())
         losses.append(json.loads((project.folder / "plots" / "loss" / "training.json").read_text())["best_validation_loss"])
-    assert steps == [("4", "1"), ("2", "1"), ("2", "1"), ("2", "1")]
-    assert losses[1:] == pytest.approx(losses[:1] * 3, rel=0.01)
+    assert steps == [("4", "1")] + [("2", "1")] * 4
+    assert losses[1:] == pytest.approx(losses[:1] * 4, rel=0.01)
 
 
 def test_a_dead_worker_ends_the_stage_with_the_reason_and_leaves_no_process(tmp_path):

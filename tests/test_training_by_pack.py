@@ -4,9 +4,12 @@ import itertools
 import json
 import math
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from transformers import AttentionInterface, Qwen2Config, Qwen2ForCausalLM
 
 from tests.conftest import ROOT
@@ -68,8 +71,8 @@ def test_weights_that_are_all_trained_in_float32_reach_attention_in_bfloat16(tra
 
 def test_compiling_a_model_without_layers_is_an_error(training, capsys):
     with pytest.raises(SystemExit):
-        training.Faster(packed=False, compiled=True, autocast=True).on_train_begin(model=torch.nn.Linear(2, 2))
-    assert "adapter.torch_compile: Linear has no layers" in capsys.readouterr().err
+        training.Faster(packed=False, compiled=True).on_train_begin(SimpleNamespace(bf16=False, deepspeed=None), model=torch.nn.Linear(2, 2))
+    assert "adapter.torch_compile, adapter.deepspeed: Linear has no layers" in capsys.readouterr().err
 
 
 def test_a_batch_of_packs_says_where_dialogues_begin_and_has_no_mask(training):
@@ -84,26 +87,63 @@ def test_a_batch_of_packs_says_where_dialogues_begin_and_has_no_mask(training):
     assert "attention_mask" not in batch and batch["cu_seq_lens_q"].tolist() == [0, 3, 7, 8, 14, 16]
 
 
-def test_the_adapters_inputs_are_not_widened_and_each_layer_is_compiled(training):
-    from peft import LoraConfig, get_peft_model
-    from peft.tuners.lora import LoraLayer
-
+def adapted() -> tuple[PeftModel, list[LoraLayer]]:
     model = get_peft_model(Qwen2ForCausalLM(Qwen2Config(**SHAPE)), LoraConfig(r=2, target_modules="all-linear"))
-    adapted = [module for module in model.modules() if isinstance(module, LoraLayer)]
-    training.Faster(packed=False, compiled=False, autocast=False).on_train_begin(model=model)
-    assert all(module.cast_input_dtype_enabled for module in adapted)
-    training.Faster(packed=True, compiled=True, autocast=True).on_train_begin(model=model)
-    assert len(adapted) == 14 and not any(module.cast_input_dtype_enabled for module in adapted)
-    assert [layer._compiled_call_impl is not None for layer in model.base_model.model.model.layers] == [True, True]
-    assert model.base_model.model.config._attn_implementation == training.PACKED
+    return model, [module for module in model.modules() if isinstance(module, LoraLayer)]
 
 
-@pytest.mark.parametrize(("changes", "autocast"), [({}, True), ({"deepspeed": "zero/3.json"}, False), ({"bf16": False}, False)])
-def test_inputs_are_left_alone_where_autocast_is_which_deepspeed_does_without(training, tmp_path, monkeypatch, changes, autocast):
-    (tmp_path / "train.yaml").write_text(json.dumps({"bf16": True, "neat_packing": False, "torch_compile": True} | changes))
+@pytest.mark.parametrize(("bf16", "deepspeed", "widened"), [(True, None, False), (True, "zero/2.json", True), (False, None, True)])
+def test_inputs_are_left_alone_where_autocast_is_which_deepspeed_does_without(training, monkeypatch, bf16, deepspeed, widened):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    model, parts = adapted()
+    training.Faster(packed=False, compiled=False).on_train_begin(SimpleNamespace(bf16=bf16, deepspeed=deepspeed), model=model)
+    assert [part.cast_input_dtype_enabled for part in parts] == [widened] * 14
+
+
+@pytest.mark.parametrize(("bf16", "deepspeed", "dtype"), [(True, "zero/3.json", torch.bfloat16), (True, None, torch.float32), (False, "zero/3.json", torch.float32)])
+def test_deepspeed_is_given_an_adapter_that_widens_nothing(training, bf16, deepspeed, dtype):
+    model, _ = adapted()
+    training.Faster(packed=False, compiled=False).on_init_end(SimpleNamespace(bf16=bf16, deepspeed=deepspeed), model=model)
+    assert {weight.dtype for weight in model.parameters() if weight.requires_grad} == {dtype}
+    assert {weight.dtype for weight in model.parameters() if not weight.requires_grad} == {torch.float32}
+
+
+def test_under_zero_3_whole_layers_travel(training, monkeypatch):
+    from deepspeed.utils import get_z3_leaf_modules
+
+    model, _ = adapted()
+    monkeypatch.setattr(training, "is_deepspeed_zero3_enabled", lambda: True)
+    training.Faster(packed=False, compiled=False).on_init_end(SimpleNamespace(bf16=False, deepspeed="zero/3.json"), model=model)
+    assert get_z3_leaf_modules(model) == list(model.base_model.model.model.layers)
+    seen = []
+    model.base_model.model.model.layers[0].register_forward_pre_hook(lambda _, given: seen.append(given[0].requires_grad))
+    model(POSITIONS)
+    assert seen == [True]  # without it the first layer's gradients would be collected before they are there
+
+
+def test_each_layer_is_compiled_as_one_graph_under_ddp_too(training, tmp_path, monkeypatch):
+    shape = SHAPE | {"hidden_size": 256, "intermediate_size": 512}  # a layer of more than DDP's first bucket of 1 MB
+    model, graphs = Qwen2ForCausalLM(Qwen2Config(**shape)), []
+    AttentionInterface.register(training.PACKED, training.packed_attention)
+    monkeypatch.setattr(training.dynamo, "optimize_ddp", True)
+    monkeypatch.setattr("torch._inductor.compile_fx.compile_fx", lambda graph, *_, **__: graphs.append(graph) or graph.forward)
+    training.Faster(packed=True, compiled=True).on_train_begin(SimpleNamespace(bf16=False, deepspeed=None), model=model)
+    assert [layer._compiled_call_impl is not None for layer in model.model.layers] == [True, True]
+    assert model.config._attn_implementation == training.PACKED
+    model.set_attn_implementation("sdpa")
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        torch.nn.parallel.DistributedDataParallel(model)(POSITIONS, use_cache=False)
+    finally:
+        torch.distributed.destroy_process_group()
+    assert len(graphs) == 1  # for both layers
+
+
+def test_packs_and_compiling_are_told_to_llamafactorys_training(training, tmp_path, monkeypatch):
+    (tmp_path / "train.yaml").write_text(json.dumps({"bf16": True, "neat_packing": False, "torch_compile": True}))
     seen = []
     monkeypatch.setattr(sys, "argv", ["training", str(tmp_path / "train.yaml")])
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(training, "run_exp", lambda config, callbacks: seen.extend(callbacks))
+    monkeypatch.setattr(training, "run_exp", lambda config, callbacks: seen.extend((config, *callbacks)))
     training.main()
-    assert [(faster.autocast, faster.compiled, faster.packed) for faster in seen] == [(autocast, True, False)]
+    config, faster = seen
+    assert "torch_compile" not in config and (faster.compiled, faster.packed) == (True, False)
