@@ -70,6 +70,7 @@ def training_config(template: dict, adapter: Adapter, cut: Plan, base: Path, spl
         **liger(adapter),
         "torch_compile": compiled(adapter),
         "dataloader_num_workers": LOADERS if on_gpu() else 0,
+        "accelerator_config": {"non_blocking": on_gpu()},  # it goes on working while the next batch is copied to it
         "include_num_input_tokens_seen": "no" if adapter.neat_packing else "non_padding",  # counting makes the GPU wait
         "early_stopping_steps": adapter.early_stopping_steps,
         "preprocessing_num_workers": min(os.cpu_count() or 1, rows // 2000 + 1),

@@ -41,7 +41,7 @@ def test_every_knob_reaches_llamafactory(tmp_path, monkeypatch):
     shared = [config(tmp_path, KNOBS | {"gpus": 2, "deepspeed": stage}) for stage in (2, 3)]
     assert [(one["torch_compile"], one["enable_liger_kernel"]) for one in shared] == [(True, False), (False, True)]
     assert found["save_steps"] == found["eval_steps"] == 0.5
-    assert found["include_num_input_tokens_seen"] == "no"
+    assert found["include_num_input_tokens_seen"] == "no" and found["accelerator_config"] == {"non_blocking": True}
 
 
 def test_what_only_a_gpu_can_is_left_out_without_one(tmp_path, monkeypatch):
@@ -49,6 +49,7 @@ def test_what_only_a_gpu_can_is_left_out_without_one(tmp_path, monkeypatch):
     found = config(tmp_path, {"enable_liger_kernel": True, "torch_compile": True, "gpus": 2})
     assert found["enable_liger_kernel"] is found["torch_compile"] is False and found["use_cpu"] is True and found["ddp_backend"] == "gloo"
     assert config(tmp_path, {})["ddp_backend"] is None and found["include_num_input_tokens_seen"] == "non_padding"
+    assert found["accelerator_config"] == {"non_blocking": False}
 
 
 def test_what_is_shared_out_reaches_deepspeed(tmp_path):
