@@ -77,9 +77,12 @@ def answer_all(profile: Predictions, folder: Path) -> Rows:
     tuned = next((file.parent for file in sorted((folder / "runs").glob("*/adapter_model.safetensors"))), None)
     if tuned is None:
         fail(f"{folder / 'runs'}: no adapter to answer with: run '--parts train' first")
-    gpu = trained.on_gpu()
+    gpu, cards = trained.on_gpu(), trained.gpus_here()
     ours = partial(answer_by_stage, profile, folder, tuned)
-    for name, (replicas, at_once) in (REPLICAS if gpu else {"1": (1, 16)}).items():
+    shares = dict(REPLICAS) if gpu else {"1": (1, 16)}
+    if cards > 1:
+        shares[f"{2 * cards}, {cards} GPUs"] = 2 * cards, AT_ONCE * cards
+    for name, (replicas, at_once) in shares.items():
         yield f"ours, replicas {name}", partial(ours, {"data_parallel_size": replicas, "concurrency": at_once})
     yield "vLLM offline", partial(answer_offline, folder, tuned, {"max_model_len": 2048} | ({} if gpu else {"enforce_eager": True}))
     if gpu:
