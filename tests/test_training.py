@@ -47,7 +47,7 @@ def test_a_dead_worker_ends_the_stage_with_the_reason_and_leaves_no_process(tmp_
     while "'loss'" not in log.read_text(errors="replace"):
         assert stage.poll() is None, log.read_text()[-2000:]
         time.sleep(0.5)
-    workers = [p for p in psutil.Process(stage.pid).children(recursive=True) if "launcher" in " ".join(p.cmdline()) and not p.children()]
+    workers = [p for p in psutil.Process(stage.pid).children(recursive=True) if "stages.training" in " ".join(p.cmdline()) and not p.children()]
     workers[-1].kill()
     assert stage.wait(90) == 1
     text = log.read_text(errors="replace")
