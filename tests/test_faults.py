@@ -52,6 +52,8 @@ def began(log: Path) -> list[str]:
 
 def finished(project: Project) -> set[str]:
     lock = project.folder / "dvc.lock"
+    if lock.exists() and not lock.stat().st_size:  # DVC was killed while it wrote it: what the README says to do
+        lock.unlink()
     return set(YAML(typ="safe").load(lock)["stages"]) if lock.exists() else set()
 
 
