@@ -15,7 +15,7 @@ from stages.scores import RATES
 from tests.conftest import ROOT, default_params, overlay
 
 NEEDED = (
-    "Makefile", *(f"tools/{name}.py" for name in ("diff", "experiments", "revisions")),
+    "Makefile", *(f"tools/{name}.py" for name in ("changes", "diff", "experiments", "revisions")),
     *(f"stages/{name}.py" for name in ("common", "metrics", "params", "scores")),
 )  # fmt: skip
 GRAPH = {"stages": {name: {"cmd": "true", "outs": [f"data/{name}"]} for name in ("split", "predictions")}}

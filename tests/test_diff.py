@@ -12,8 +12,8 @@ import pytest
 from stages.metrics import interval
 from tests.conftest import params_with
 from tests.reviewed import AFTER, BEFORE, answers_csv, make_server, metrics_json, predictions, run
-from tools import diff
-from tools.diff import Change
+from tools import changes, diff
+from tools.changes import Change
 from tools.revisions import Scores
 
 METRICS = params_with().metrics
@@ -135,7 +135,7 @@ def scores_of(values: dict[str, float], name: str = "rouge-l") -> Scores:
 
 
 def test_the_interval_is_of_the_paired_differences():
-    found = diff.differences(scores_of(BEFORE), scores_of(AFTER), METRICS)["rouge-l"]
+    found = changes.differences(scores_of(BEFORE), scores_of(AFTER), METRICS)["rouge-l"]
     expected = interval(np.array([[AFTER[key] - BEFORE[key]] for key in sorted(BEFORE)]), METRICS)[0]
     assert (found.low, found.high) == (expected["low"], expected["high"])
     assert found.after - found.before == pytest.approx(np.mean(list(AFTER.values())) - np.mean(list(BEFORE.values())))
@@ -143,14 +143,14 @@ def test_the_interval_is_of_the_paired_differences():
 
 def test_only_questions_in_common_count_where_there_are_any():
     after = {key: value + 1 for key, value in BEFORE.items() if key > "q09"} | {"new": 99.0, "newer": 98.0}
-    found = diff.differences(scores_of(BEFORE), scores_of(after), METRICS)["rouge-l"]
+    found = changes.differences(scores_of(BEFORE), scores_of(after), METRICS)["rouge-l"]
     assert found.before == pytest.approx(np.mean([BEFORE[key] for key in BEFORE if key > "q09"]))
     assert (found.low, found.high) == (1, 1)
 
 
 def test_other_questions_are_compared_apart_and_with_less_certainty():
-    paired = diff.differences(scores_of(BEFORE), scores_of(AFTER), METRICS)["rouge-l"]
-    apart = diff.differences(scores_of(BEFORE), scores_of({f"other {key}": value for key, value in AFTER.items()}), METRICS)["rouge-l"]
+    paired = changes.differences(scores_of(BEFORE), scores_of(AFTER), METRICS)["rouge-l"]
+    apart = changes.differences(scores_of(BEFORE), scores_of({f"other {key}": value for key, value in AFTER.items()}), METRICS)["rouge-l"]
     assert apart.after - apart.before == pytest.approx(paired.after - paired.before)
     spread = 1.96 * np.sqrt(sum(np.var(list(side.values())) / len(side) for side in (BEFORE, AFTER)))
     assert apart.low == pytest.approx(apart.after - apart.before - spread, abs=0.1)
@@ -159,7 +159,7 @@ def test_other_questions_are_compared_apart_and_with_less_certainty():
 
 
 def test_one_answer_has_no_interval():
-    assert diff.differences(scores_of({"a": 1.0}), scores_of({"a": 2.0}), METRICS) == {}
+    assert changes.differences(scores_of({"a": 1.0}), scores_of({"a": 2.0}), METRICS) == {}
 
 
 @pytest.mark.parametrize(
