@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from stages.params import Adapter
 
 LEAST_TOKENS = 4_096  # a batch of fewer takes about as long: a GPU then waits for its next instruction
+GATHERING = 4_096  # tokens that a device could have taken while ZeRO-3 fetches every weight for a batch and hands back its gradients
 MOST_TOKENS = 32_768  # a batch of more gains no speed
 RECOMPUTED = 4 / 3  # how much longer a step takes whose activations are computed again
 USABLE = 0.92  # of the memory: the allocator's gaps take the rest
@@ -15,6 +16,7 @@ CONTEXT = 1.5e9  # bytes that CUDA and its libraries take
 TRAINED = 16  # bytes a trained weight: itself, its gradient and Adam's two moments, all float32
 BUCKETS = 4  # bytes a trained weight takes besides on several devices: its gradient again, where it is averaged
 GATHERED = 1e9  # weights that ZeRO-3 holds whole at a time (stage3_max_live_parameters of templates/zero/3.json)
+REDUCED = 3e8  # gradients that it collects before it shares them out (reduce_bucket_size there)
 QUANTIZED = 0.56  # bytes a weight in 4 bit NF4, its scales included
 PER_HIDDEN, PER_INTERMEDIATE = 18, 6.2  # bytes kept for the backward pass by a token and layer, for each unit of the two widths
 LOGITS = 10  # bytes by token and vocabulary entry that the loss takes at once, unless Liger takes it in pieces
@@ -65,12 +67,13 @@ def needed(config: dict[str, Any], adapter: Adapter, batch: int, checkpointing: 
         weights = weights if bf16 or adapter.deepspeed else 0
     else:
         count = layers * sum(adapter.lora_rank * (a + b) for a, b in linear_layers(config))
-    trained = count * (TRAINED if devices == 1 or adapter.deepspeed else TRAINED + BUCKETS)
+    twice = 0 if devices == 1 or adapter.deepspeed == 3 else number if adapter.deepspeed else BUCKETS
+    trained = count * (TRAINED + twice)
     tokens = batch * adapter.cutoff_len
     by_layer = tokens * (PER_HIDDEN * hidden + PER_INTERMEDIATE * config["intermediate_size"]) * number / 2
     return {
         "weights": weights / devices + min(weights, GATHERED * number) if adapter.deepspeed == 3 else weights,
-        "trained": trained / devices if adapter.deepspeed else trained,
+        "trained": (trained / devices if adapter.deepspeed else trained) + (REDUCED * number if adapter.deepspeed == 3 else 0),
         "activations": by_layer + (by_layer + layers * tokens * hidden * number if checkpointing else layers * by_layer),  # and one layer's gradients
         "logits": tokens * (hidden * LOGITS if liger else vocabulary * LOGITS),
         "other": CONTEXT,
@@ -87,9 +90,14 @@ def cuts(config: dict[str, Any], adapter: Adapter, bf16: bool, liger: bool) -> l
     if adapter.batch == "auto":
         whole //= adapter.gpus * adapter.nodes
         batches = [n for n in range(whole, 0, -1) if whole % n == 0 and (n == 1 or n * adapter.cutoff_len <= MOST_TOKENS)]
+    gathering = GATHERING if adapter.deepspeed == 3 else 0
     again = [False, True] if adapter.disable_gradient_checkpointing == "auto" else [not adapter.disable_gradient_checkpointing]
     found = [Plan(n, whole // n, recomputed, needed(config, adapter, n, recomputed, bf16, liger)) for recomputed in again for n in batches]
-    return sorted(found, key=lambda cut: cut.accumulation * max(cut.batch * adapter.cutoff_len, LEAST_TOKENS) * (RECOMPUTED if cut.checkpointing else 1))
+
+    def seconds(cut: Plan) -> float:  # in units of a token's
+        return cut.accumulation * (max(cut.batch * adapter.cutoff_len, LEAST_TOKENS) + gathering) * (RECOMPUTED if cut.checkpointing else 1)
+
+    return sorted(found, key=seconds)
 
 
 def plan(config: dict[str, Any], adapter: Adapter, have: float, bf16: bool, liger: bool) -> Plan | None:

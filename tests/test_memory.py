@@ -26,7 +26,9 @@ def cut(size, gigabytes, **changes):
     ("1.5B", 8, False, {}, 40.4), ("1.5B", 8, False, {"quantization_bit": 4}, 38.5), ("7B", 4, False, {}, 54.9), ("7B", 4, False, {}, 66.6),
     ("1.5B", 4, True, {}, 6.4), ("1.5B", 4, True, {"finetuning_type": "full"}, 29.9), ("7B", 4, True, {}, 21.4),
     ("1.5B", 8, True, {"quantization_bit": 4}, 6.6), ("7B", 2, True, {"quantization_bit": 4}, 9.3),
-    ("1.5B", 8, False, {"finetuning_type": "full", "gpus": 2, "deepspeed": 2}, 54.6),
+    ("1.5B", 8, False, {"finetuning_type": "full", "gpus": 2, "deepspeed": 2}, 54.6), ("1.5B", 8, False, {"finetuning_type": "full", "gpus": 2, "deepspeed": 3}, 60.3),
+    ("7B", 2, False, {"finetuning_type": "full", "gpus": 4, "deepspeed": 2}, 75.5), ("7B", 4, True, {"finetuning_type": "full", "gpus": 2, "deepspeed": 3}, 78.2),
+    ("7B", 8, True, {"finetuning_type": "full", "gpus": 4, "deepspeed": 3}, 50.4),
 ])  # fmt: skip
 def test_the_estimate_is_within_an_eighth_of_what_was_measured(size, batch, again, changes, measured):
     parts = needed(SHAPES[size], adapter(**changes), batch, again, True, True)
@@ -58,6 +60,12 @@ def test_a_batch_too_small_for_a_gpu_comes_after_a_large_one_computed_again():
     assert found.checkpointing and found.batch >= 4
 
 
+def test_under_zero_3_fewer_and_larger_batches_are_worth_computing_again():
+    shared = {"finetuning_type": "full", "gpus": 4, "gradient_accumulation_steps": 4}
+    assert cut("7B", 85, deepspeed=3, **shared)[:3] == (8, 1, True)  # 1.83 s a step on four H100s, 2.41 as (2, 4, False)
+    assert cut("7B", 85, deepspeed=2, **shared)[:3] == (2, 4, False)
+
+
 def test_more_devices_share_the_step():
     found = cut("1.5B", 141, gpus=4, nodes=2)
     assert found.batch * found.accumulation == 1
@@ -82,7 +90,8 @@ def test_every_weight_is_trained_in_float32_beside_the_copy_that_multiplies():
 
 def test_zero_shares_out_what_is_trained_and_zero_3_the_weights_too():
     alone, two, three = (parts(finetuning_type="full", gpus=4, nodes=2, deepspeed=stage) for stage in (None, 2, 3))
-    assert two["trained"] == three["trained"] == parts(finetuning_type="full")["trained"] / 8 < alone["trained"]
+    assert two["trained"] == alone["trained"] * 18 / 20 / 8  # DeepSpeed has the gradient in bfloat16 too, DDP in float32
+    assert three["trained"] == parts(finetuning_type="full")["trained"] / 8 + 0.6e9
     assert two["weights"] == alone["weights"] and three["weights"] == alone["weights"] / 8 + 2e9
 
 
