@@ -4,7 +4,7 @@ Usage: stages/run adapter --base models/base.json --split data/split --template 
            --zero templates/zero --templates templates/chat --out models/adapter --plots plots/loss
 
 A killed run resumes at its last whole checkpoint in .work/adapter/KEY, where KEY is a hash of the parameters, the
-base, the data and stages/training.py: changed ones start anew.
+base, the data and the training's code: changed ones start anew. The folder goes when the adapter is in its place.
 """
 
 import csv
@@ -22,6 +22,7 @@ from stages.common import (
     arguments,
     base_folder,
     call,
+    cards,
     fail,
     fingerprint,
     memory,
@@ -36,7 +37,8 @@ from stages.convergence import verdict
 from stages.memory import USABLE, Plan, cure, cuts, parameters, plan
 from stages.params import Adapter, read_params
 
-TRAINING = Path(__file__).with_name("training.py")
+CODE = Path(__file__), Path(__file__).with_name("training.py")
+ONE_END = {"save_strategy": "no", "load_best_model_at_end": False, "early_stopping_steps": None}  # of several machines, whose disks differ
 LOADERS = 4  # processes that prepare batches beside a GPU
 LOSS_ALONE = {"fused_linear_cross_entropy": True, "cross_entropy": False, "rms_norm": False, "rope": False, "swiglu": False}
 QUIET = "ignore::FutureWarning:torch.distributed.c10d_logger"  # DeepSpeed's reduce_scatter_tensor, warned of at each call by torch 2.13
@@ -75,6 +77,7 @@ def training_config(template: dict, adapter: Adapter, cut: Plan, base: Path, spl
         "early_stopping_steps": adapter.early_stopping_steps,
         "preprocessing_num_workers": min(os.cpu_count() or 1, rows // 2000 + 1),
         "resume_from_checkpoint": last_checkpoint(run),
+        **(ONE_END if adapter.nodes > 1 else {}),
     }
 
 
@@ -129,28 +132,40 @@ def cut_step(record: dict, base: Path, adapter: Adapter) -> Plan:
     have, where = memory(adapter.gpus)
     known = read_json(base / "config.json"), adapter
     precision = in_bf16(adapter), with_liger(adapter)
-    found = plan(*known, have, *precision)
+    ways, found = cuts(*known, *precision), plan(*known, have, *precision)
     if not found:
-        least = min(cuts(*known, *precision), key=lambda cut: cut.bytes)
-        parts = ", ".join(f"{name} {size / 1e9:.1f}" for name, size in least.parts.items())
-        fail(f"adapter: {record['model']} needs {least.bytes / 1e9:.1f} GB at the least ({parts}), {where} has {have / 1e9:.1f}, "
-             f"of which {USABLE:.0%} can be used: {cure(*known, have, *precision)}")  # fmt: skip
-    again = "activations computed again" if found.checkpointing else "activations kept"
-    print(f"adapter: {found.batch} × {adapter.cutoff_len} tokens at once, {found.accumulation} times a step, {again}: "
-          f"{found.bytes / 1e9:.1f} GB of {have / 1e9:.1f} in {where}", flush=True)  # fmt: skip
+        least = min(ways, key=lambda cut: cut.bytes)
+        fail(f"adapter: {record['model']} needs at the least {least}; {where} has {have / 1e9:.1f}, of which {USABLE:.0%} can be used: "
+             f"{cure(*known, have, *precision, gpus_here())}")  # fmt: skip
+    unit = f"packs of {adapter.cutoff_len} tokens" if adapter.neat_packing else f"dialogues of up to {adapter.cutoff_len} tokens"
+    print(f"adapter: {unit}, {found} of {have / 1e9:.1f} in {where}", flush=True)
+    if found.work > ways[0].work:
+        print(f"adapter: faster, but too large for it: {ways[0]}", flush=True)
     return found
 
 
-def run_folder(adapter: Adapter, *known: Any) -> Path:
-    """Return the folder of a training that `adapter`, our training code and all that is `known` name; on several machines it is empty.
+def need_free(cut: Plan, gpus: int) -> None:
+    """Stop with one line if other programs leave too little of a GPU's memory."""
+    free = min(cards("free")[:gpus], default=math.inf)
+    if cut.bytes > free:
+        fail(f"adapter: the GPU has {free / 1e9:.1f} GB free, {cut.bytes / 1e9:.1f} are needed: end what else is on it (nvidia-smi names it)")
 
-    There a killed training begins anew, since only the first machine has whole checkpoints.
+
+def run_folder(adapter: Adapter, *known: Any) -> Path:
+    """Return the folder of a training that `adapter`, our training code and all that is `known` name.
+
+    Several machines keep no checkpoints, so that theirs is empty, and each has its own, should they share a disk.
     """
-    run = work_folder("adapter", fingerprint(adapter.model_dump(), *known, TRAINING))
+    run = work_folder("adapter", fingerprint(adapter.model_dump(), *known, *CODE, node()))
     if adapter.nodes > 1:
         remove(run)
         run.mkdir()
     return run
+
+
+def node() -> int:
+    """Return which of several machines this is (NODE_RANK), 0 the first."""
+    return int(os.environ.get("NODE_RANK", "0"))
 
 
 def last_checkpoint(run: Path) -> str | None:
@@ -195,11 +210,12 @@ def launched(adapter: Adapter, file: Path) -> tuple[list[str], dict[str, str]]:
     return [*line, "--module", "stages.training", str(file)], environment
 
 
-def train(config: dict, adapter: Adapter, run: Path) -> None:
+def train(config: dict, adapter: Adapter, cut: Plan, run: Path) -> None:
     """Run LLaMA-Factory on `config` in processes of its own, unless it has already come to its end in `run`."""
     done = run / "done"
     if done.exists():
         return
+    need_free(cut, adapter.gpus)
     file = run / "train.yaml"
     file.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
     if config["resume_from_checkpoint"]:
@@ -253,8 +269,8 @@ def main() -> None:
     run = run_folder(adapter, template, record["files"], paths.split, paths.zero)
     if adapter.finetuning_type == "full" and not last_checkpoint(run):
         need_space(run, DISK * parameters(read_json(base / "config.json")), "training every weight, checkpoints and all,")
-    train(training_config(template, adapter, cut, base, paths.split, run), adapter, run)
-    if os.environ.get("NODE_RANK", "0") != "0" and adapter.nodes > 1:
+    train(training_config(template, adapter, cut, base, paths.split, run), adapter, cut, run)
+    if adapter.nodes > 1 and node():
         print("adapter: this machine's part is done; the adapter is on the machine of NODE_RANK 0")
         return
     state = read_json(run / "trainer_state.json")
@@ -271,6 +287,7 @@ def main() -> None:
         write_json(folder / "training.json", found)
     print(f"adapter: {found['steps']} steps, best validation loss {found['best_validation_loss']} -> {paths.out}")
     print(f"adapter: {found['verdict']}: {found['reason']}; {found['advice']}")
+    remove(run)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing.pool import Pool
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -61,10 +62,15 @@ def one_line(kind: type[BaseException], error: BaseException, trace: TracebackTy
         sys.__excepthook__(kind, error, trace)
 
 
-def die_with_parent() -> None:
-    """Ask Linux to end this process when its parent dies, so that a killed `dvc repro` leaves nothing running."""
+def die_with_parent(parent: int | None = None) -> None:
+    """Ask Linux to end this process when its parent dies, so that a killed `dvc repro` leaves nothing running.
+
+    `parent` is its process id, where this process was just forked: it may have died before the asking.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+    if parent and os.getppid() != parent:
+        os._exit(143)
 
 
 @contextmanager
@@ -75,7 +81,7 @@ def workers() -> Iterator[Pool]:
     ever for what a killed worker had begun, so that a worker's death ends this process.
     """
     before, left = multiprocessing.active_children(), threading.Event()
-    with multiprocessing.Pool(os.cpu_count(), begin_worker) as pool:
+    with multiprocessing.Pool(os.cpu_count(), begin_worker, (os.getpid(),)) as pool:
         begun = [process for process in multiprocessing.active_children() if process not in before]
         watch = threading.Thread(target=end_with, args=(begun, left), daemon=True)
         watch.start()
@@ -94,9 +100,9 @@ def end_with(processes: list[BaseProcess], left: threading.Event) -> None:
             os._exit(1)  # the pool's own end would wait for a lock that died with the worker
 
 
-def begin_worker() -> None:
+def begin_worker(parent: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    die_with_parent()
+    die_with_parent(parent)
 
 
 @contextmanager
@@ -215,7 +221,7 @@ def base_folder(base: dict) -> Path:
 def call(command: list[str], environment: dict[str, str]) -> None:
     """Run a program that ends when this process ends; a failure of it is ours, in one line."""
     path = f"{sys.prefix}/bin{os.pathsep}{os.environ['PATH']}"  # LLaMA-Factory looks for torchrun there
-    process = subprocess.Popen(command, env=os.environ | environment | {"PATH": path}, preexec_fn=die_with_parent)
+    process = subprocess.Popen(command, env=os.environ | environment | {"PATH": path}, preexec_fn=partial(die_with_parent, os.getpid()))
     try:
         status = process.wait()
     finally:
@@ -240,10 +246,10 @@ def memory(gpus: int | None = None) -> tuple[int, str]:
     return psutil.virtual_memory().available // (gpus or 1), "the machine"
 
 
-def cards() -> list[int]:
-    """Return the bytes of each GPU that this process may use (CUDA_VISIBLE_DEVICES), none where nvidia-smi tells of none."""
+def cards(which: str = "total") -> list[int]:
+    """Return the bytes, in total or "free", of each GPU that this process may use (CUDA_VISIBLE_DEVICES); none where nvidia-smi tells of none."""
     seen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits", *([f"--id={seen}"] if seen else [])]
+    query = ["nvidia-smi", f"--query-gpu=memory.{which}", "--format=csv,noheader,nounits", *([f"--id={seen}"] if seen else [])]
     if seen == "" or not shutil.which("nvidia-smi"):
         return []
     found = subprocess.run(query, capture_output=True, text=True)

@@ -131,14 +131,16 @@ def same_prompts(merged: dict[str, list[int]], other: dict[str, list[int]], kind
             fail(f"{kind}: sample {sample}: the prompt is read as other token ids than by the merged model")
 
 
-def answers(kind: str, model: Path, asked: list[dict], params: Params) -> tuple[list[dict], dict, dict[str, list[int]]]:
-    """Return the rows answered, their speed, and the token ids of the prompts; a killed run goes on where it stopped."""
+def answers(kind: str, model: Path, asked: list[dict], params: Params, merged: dict[str, list[int]]) -> tuple[list[dict], dict, dict[str, list[int]]]:
+    """Return the rows answered, their speed, and the token ids of the prompts, which `merged` holds already; a killed run goes on where it stopped."""
+    chosen = params.predictions.model_copy(update={"concurrency": llama.SLOTS}) if kind == "gguf" else params.predictions
     work = work_folder(f"exports-{kind}", fingerprint(what_counts(params.predictions), model, [sample["id"] for sample in asked]))
     file = work / "answers.jsonl"
     with serving(kind, model, params, work / "server.log") as urls:
         ids = prompts(urls[0], kind, asked)
+        same_prompts(merged, ids, kind)
         before, start = len(answered(file)), time.perf_counter()
-        answer_all(urls, kind, asked, file, params.predictions)
+        answer_all(urls, kind, asked, file, chosen)
         seconds = time.perf_counter() - start
     rows = [answered(file)[sample["id"]] for sample in asked]
     return rows, measured(work, {kind: rows}, seconds, len(rows) - before), ids
@@ -190,9 +192,9 @@ def main() -> None:
             remove(stale)
     asked = samples(paths.split / f"{params.predictions.part}.jsonl", params.predictions.max_samples)
     folders = {MERGED: paths.model} | {kind: paths.out / kind for kind in kinds}
-    done = {kind: answers(kind, folder, asked, params) for kind, folder in folders.items()}
-    for kind in kinds:
-        same_prompts(done[MERGED][2], done[kind][2], kind)
+    done: dict[str, tuple[list[dict], dict, dict[str, list[int]]]] = {}
+    for kind, folder in folders.items():
+        done[kind] = answers(kind, folder, asked, params, done[MERGED][2] if done else {})
     values = {kind: scored(one[0], kind, params.metrics) for kind, one in done.items()}
     names = [*NAMES, *([MEANING] if params.metrics.embedding_model else [])]
     found = {

@@ -29,10 +29,16 @@ class Plan(NamedTuple):
     accumulation: int
     checkpointing: bool
     parts: dict[str, float]  # bytes
+    work: float  # what a step takes, in the time of a token's
 
     @property
     def bytes(self) -> float:
         return sum(self.parts.values())
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{name} {size / 1e9:.1f}" for name, size in self.parts.items())
+        again = "computed again" if self.checkpointing else "kept"
+        return f"{self.batch} at once, {self.accumulation} times a step, activations {again}: {self.bytes / 1e9:.1f} GB ({parts})"
 
 
 def linear_layers(config: dict[str, Any]) -> list[tuple[int, int]]:
@@ -83,21 +89,23 @@ def needed(config: dict[str, Any], adapter: Adapter, batch: int, checkpointing: 
 def cuts(config: dict[str, Any], adapter: Adapter, bf16: bool, liger: bool) -> list[Plan]:
     """Return the ways to cut a step, the fastest first: activations kept before a large batch, unless the batch is too small for a GPU.
 
-    `batch: auto` keeps what a step learns from, dialogues or packs, whatever the device and their number.
+    `batch: auto` keeps what a step learns from, dialogues or packs, whatever the device and their number; none if these cannot share it.
     """
-    whole = adapter.per_device_train_batch_size * adapter.gradient_accumulation_steps
+    whole, devices = adapter.per_device_train_batch_size * adapter.gradient_accumulation_steps, adapter.gpus * adapter.nodes
     batches = [adapter.per_device_train_batch_size]
     if adapter.batch == "auto":
-        whole //= adapter.gpus * adapter.nodes
+        if whole % devices:
+            return []
+        whole //= devices
         batches = [n for n in range(whole, 0, -1) if whole % n == 0 and (n == 1 or n * adapter.cutoff_len <= MOST_TOKENS)]
-    gathering = GATHERING if adapter.deepspeed == 3 else 0
     again = [False, True] if adapter.disable_gradient_checkpointing == "auto" else [not adapter.disable_gradient_checkpointing]
-    found = [Plan(n, whole // n, recomputed, needed(config, adapter, n, recomputed, bf16, liger)) for recomputed in again for n in batches]
 
-    def seconds(cut: Plan) -> float:  # in units of a token's
-        return cut.accumulation * (max(cut.batch * adapter.cutoff_len, LEAST_TOKENS) + gathering) * (RECOMPUTED if cut.checkpointing else 1)
+    def work(batch: int, recomputed: bool) -> float:
+        tokens = max(batch * adapter.cutoff_len, LEAST_TOKENS) * (RECOMPUTED if recomputed else 1)
+        return whole // batch * (tokens + (GATHERING if adapter.deepspeed == 3 else 0))
 
-    return sorted(found, key=seconds)
+    found = [Plan(n, whole // n, redo, needed(config, adapter, n, redo, bf16, liger), work(n, redo)) for redo in again for n in batches]
+    return sorted(found, key=lambda cut: cut.work)
 
 
 def plan(config: dict[str, Any], adapter: Adapter, have: float, bf16: bool, liger: bool) -> Plan | None:
@@ -105,11 +113,15 @@ def plan(config: dict[str, Any], adapter: Adapter, have: float, bf16: bool, lige
     return next((cut for cut in cuts(config, adapter, bf16, liger) if cut.bytes <= USABLE * have), None)
 
 
-def cure(config: dict[str, Any], adapter: Adapter, have: float, bf16: bool, liger: bool) -> str:
-    """Return which setting would fit where `adapter` does not."""
+def cure(config: dict[str, Any], adapter: Adapter, have: float, bf16: bool, liger: bool, here: int) -> str:
+    """Return which setting would fit where `adapter` does not, on a machine that has `here` devices."""
     free = {"batch": "auto", "disable_gradient_checkpointing": "auto"}
     lora = {**free, "finetuning_type": "lora"}
-    tries: list[dict[str, Any]] = [free, *({**free, "deepspeed": stage} for stage in (2, 3))] if adapter.gpus * adapter.nodes > 1 else [free]
+    tries: list[dict[str, Any]] = [free]
+    whole = adapter.per_device_train_batch_size * adapter.gradient_accumulation_steps
+    more = max(n for n in range(adapter.gpus, max(adapter.gpus, here) + 1) if n == adapter.gpus or whole % (n * adapter.nodes) == 0)
+    if more * adapter.nodes > 1:
+        tries += [{**free, "gpus": more, "deepspeed": stage} for stage in (2, 3)]
     tries += [lora, {**lora, "quantization_bit": 4}]
     tries += [{**lora, "quantization_bit": 4, "cutoff_len": n} for n in (1024, 512, 256) if n < adapter.cutoff_len]
     for changes in tries:

@@ -289,7 +289,7 @@ def still(path: Path, values: dict) -> None:
     now = load(path)
     for section in values:
         if section not in ("serve", "app") and now.get(section) != values[section]:
-            fail(f"{path.name}: section {section} changed while this ran: nothing was kept of it, run 'dvc repro' again")
+            fail(f"{path.name}: section {section} changed while this ran: its output was not put in place, run 'dvc repro' again")
 
 
 def load(path: Path) -> Any:
@@ -327,6 +327,8 @@ def explain(error: ValidationError) -> str:
         return f"{where}: missing"
     if first["type"] == "value_error":
         return f"{where}: {first['ctx']['error']}"
+    if place[-1] == "bool":  # of what may be "auto" too
+        return f"{'.'.join(place[:-1])}: {first['input']!r}: expected true, false or auto"
     return f"{where}: {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
 
 

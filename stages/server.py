@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -118,7 +119,7 @@ def started(name: str, line: list[str], variables: dict[str, str], log: Path) ->
         with log.open("wb") as output:
             process = subprocess.Popen(
                 line, env=variables | {"TMPDIR": sockets},
-                stdout=output, stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=die_with_parent,
+                stdout=output, stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=partial(die_with_parent, os.getpid()),
             )  # fmt: skip
         yield process
     except (httpx.TransportError, aiohttp.ClientError) as error:

@@ -8,6 +8,7 @@ Under ZeRO-3 whole layers travel.
 """
 
 import sys
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,11 @@ def packed_attention(
     return found.view(packs, tokens, heads, head), None
 
 
+def without_logits(model: torch.nn.Module, args: tuple, inputs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    """Ask Liger's forward pass for the loss alone in validation too, where it would return logits [packs, tokens, vocabulary]."""
+    return args, inputs | {"skip_logits": True}
+
+
 class Faster(TrainerCallback):
     """Makes a model ready before its first step."""
 
@@ -71,7 +77,10 @@ class Faster(TrainerCallback):
         self.packed, self.compiled = packed, compiled
 
     def on_init_end(self, args: TrainingArguments, *_: Any, model: Any, **__: Any) -> None:
-        """Prepare the model for DeepSpeed, which takes it up after this."""
+        """Prepare the model for accelerate and DeepSpeed, which take it up after this."""
+        language_model = model.get_base_model() if hasattr(model, "get_base_model") else model
+        if "skip_logits" in signature(language_model.forward).parameters:  # Liger's
+            model.register_forward_pre_hook(without_logits, with_kwargs=True)
         if args.deepspeed and args.bf16:  # it brings no autocast, and keeps a float32 copy of what is trained itself
             for weight in model.parameters():
                 if weight.requires_grad:

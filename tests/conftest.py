@@ -125,7 +125,7 @@ def stage(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> Call
 
     from stages import common
 
-    monkeypatch.setattr(common, "die_with_parent", lambda: None)
+    monkeypatch.setattr(common, "die_with_parent", lambda parent=None: None)
     before = signal.getsignal(signal.SIGTERM)
 
     def call(name: str, **paths: str | Path) -> SimpleNamespace:

@@ -14,7 +14,7 @@ from tests.conftest import ROOT, params_with
 from tests.test_memory import SHAPES
 
 TEMPLATE = yaml.safe_load((ROOT / "templates" / "train.yaml").read_text(encoding="utf-8"))
-CUT = Plan(3, 6, True, {"weights": 1e9})
+CUT = Plan(3, 6, True, {"weights": 1e9}, 1)
 KNOBS = {
     "template": "deepseekr1", "finetuning_type": "lora", "lora_rank": 5, "lora_alpha": 11, "lora_dropout": 0.3, "lora_target": "q_proj", "learning_rate": 0.5,
     "num_train_epochs": 9.0, "max_steps": 7, "per_device_train_batch_size": 3, "gradient_accumulation_steps": 6, "cutoff_len": 96,
@@ -110,8 +110,11 @@ def test_other_training_code_starts_anew_and_several_machines_always_do(tmp_path
         run = adapter.run_folder(chosen, "data")
         (run / "checkpoint-1").mkdir()
         assert adapter.run_folder(chosen, "data") == run and (run / "checkpoint-1").exists() is left
+    monkeypatch.setenv("NODE_RANK", "1")
+    assert adapter.run_folder(two, "data") != run  # should the machines share a disk
+    monkeypatch.delenv("NODE_RANK")
     before = adapter.run_folder(one, "data")
-    monkeypatch.setattr(adapter, "TRAINING", tmp_path / "training.py")
+    monkeypatch.setattr(adapter, "CODE", [tmp_path / "training.py"])
     (tmp_path / "training.py").write_text("other")
     assert adapter.run_folder(one, "data") != before
 
@@ -165,8 +168,25 @@ def test_too_little_memory_is_said_before_training_with_what_would_fit(workplace
     (folder / "base.json").write_text(json.dumps({"model": "Qwen2.5-7B", "path": str(folder / "base"), "files": {}}))
     monkeypatch.setattr(adapter, "memory", lambda gpus: (16e9, "the GPU"))
     done = stage("adapter", base="base.json", split="s", template="t", zero="z", templates="t", out="o", plots="p")
-    assert done.status == 1 and "error: adapter: Qwen2.5-7B needs" in done.error and "the GPU has 16.0, of which 92% can be used" in done.error
+    assert done.status == 1 and "error: adapter: Qwen2.5-7B needs at the least 1 at once" in done.error and "the GPU has 16.0, of which 92% can be used" in done.error
     assert "adapter.quantization_bit: 4" in done.error and done.error.strip().endswith("it would fit")
+
+
+def test_the_cut_is_told_with_the_faster_one_and_a_card_that_others_use_is_no_place_for_it(tmp_path, monkeypatch, capsys):
+    (tmp_path / "config.json").write_text(json.dumps(SHAPES["1.5B"]))
+    chosen = params_with({"adapter.batch": "auto", "adapter.per_device_train_batch_size": 8, "adapter.gradient_accumulation_steps": 1, "adapter.neat_packing": True,
+                          "adapter.cutoff_len": 2048, "adapter.disable_gradient_checkpointing": "auto", "adapter.bf16": True}).adapter  # fmt: skip
+    monkeypatch.setattr(adapter, "memory", lambda gpus: (12e9, "the GPU"))
+    monkeypatch.setattr(adapter, "with_liger", lambda adapter: True)
+    found = adapter.cut_step({"model": "m"}, tmp_path, chosen)
+    cut, faster = capsys.readouterr().out.splitlines()
+    assert cut.startswith("adapter: packs of 2048 tokens, 8 at once, 1 times a step, activations computed again: ") and cut.endswith(" of 12.0 in the GPU")
+    assert faster.startswith("adapter: faster, but too large for it: 8 at once, 1 times a step, activations kept: 44.5 GB (weights 3.1, ")
+    monkeypatch.setattr(adapter, "cards", lambda which: [80_000_000_000, 5_000_000_000])
+    adapter.need_free(found, 1)
+    with pytest.raises(SystemExit):
+        adapter.need_free(found, 2)
+    assert f"the GPU has 5.0 GB free, {found.bytes / 1e9:.1f} are needed" in capsys.readouterr().err
 
 
 def test_too_little_disk_for_the_checkpoints_of_every_weight_is_said_before_training(workplace, stage, monkeypatch):

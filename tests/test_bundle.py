@@ -52,7 +52,7 @@ def test_a_bundle_is_enough_where_there_is_no_network(tmp_path):
 
     def closed(command, folder):
         path = f"{Path(sys.base_prefix) / 'bin'}:/usr/bin:/bin"  # no uv, and below no cache of it: what is not in the bundle is not there
-        return run(f"exec unshare --net sh -ec '{command}'", folder, PATH=path, UV_CACHE_DIR=str(tmp_path / "no-cache"), PIP_NO_CACHE_DIR="1")
+        return run(f"exec unshare --net sh -ec 'ip link set lo up; {command}'", folder, PATH=path, UV_CACHE_DIR=str(tmp_path / "no-cache"), PIP_NO_CACHE_DIR="1")
 
     git = "git -c user.name=test -c user.email=test@localhost"
     run(f"git clone -q {ROOT} open", tmp_path)
@@ -64,4 +64,6 @@ def test_a_bundle_is_enough_where_there_is_no_network(tmp_path):
     assert "Running stage" not in closed(".venv/bin/dvc repro", tmp_path / "closed")
     assert (tmp_path / "closed" / "models" / "merged" / "model.safetensors").exists()
     closed("make .venv-export/ready OFFLINE=$PWD/../bundle", tmp_path / "closed")
-    closed(".venv-vllm/bin/python -c \"import vllm.entrypoints.openai.api_server\"", tmp_path / "closed")
+    closed("sed -i \"s/max_steps: -1/max_steps: 2/; s/max_samples: null/max_samples: 8/\" params.yaml", tmp_path / "closed")
+    assert "adapter: 2 steps" in closed(".venv/bin/dvc repro adapter", tmp_path / "closed")
+    assert "predictions: " in closed(".venv/bin/dvc repro --single-item predictions", tmp_path / "closed")

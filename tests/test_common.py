@@ -51,6 +51,12 @@ def test_a_stage_that_is_killed_ends_at_once_with_all_its_workers(death):
     assert psutil.wait_procs(children, timeout=10)[1] == []
 
 
+def test_a_process_whose_parent_died_before_it_asked_to_die_with_it_ends():
+    orphan = "import os, time; from stages.common import die_with_parent; parent = os.getpid(); os.fork() or (time.sleep(1), die_with_parent(parent), print('alive'))"
+    done = subprocess.run([sys.executable, "-c", orphan], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert (done.stdout, done.stderr) == ("", "")
+
+
 def test_an_output_is_put_in_its_place_whole_or_not_at_all(tmp_path):
     (tmp_path / "out").write_text("before")
     with pytest.raises(ValueError, match="half"), common.whole(tmp_path / "out") as new:

@@ -10,6 +10,7 @@ import psutil
 import pytest
 from ruamel.yaml import YAML
 
+from stages.server import free_port
 from tests.conftest import Project
 from tests.test_faults import running_in
 
@@ -31,10 +32,28 @@ def test_two_processes_reach_the_loss_of_one_whatever_is_shared_out(tmp_path, ki
         devices = {"adapter.gpus": processes, "adapter.deepspeed": zero, "adapter.disable_gradient_checkpointing": kept}
         project.set(SHORT | kind | devices | {"adapter.bf16": False})
         out = project.run(*command(project)).stdout
-        steps.append(re.search(r"adapter: (\d+) × 1024 tokens at once, (\d+) times a step", out).groups())
+        steps.append(re.search(r"adapter: dialogues of up to 1024 tokens, (\d+) at once, (\d+) times a step", out).groups())
         losses.append(json.loads((project.folder / "plots" / "loss" / "training.json").read_text())["best_validation_loss"])
     assert steps == [("4", "1")] + [("2", "1")] * 4
     assert losses[1:] == pytest.approx(losses[:1] * 4, rel=0.01)
+
+
+def test_two_machines_without_a_shared_disk_reach_the_loss_of_one(tmp_path):
+    first, second = (Project(tmp_path / name / "xinglin") for name in ("first", "second"))
+    losses = []
+    for project in (first, second):
+        project.dvc("repro", "split", "base")
+    for machines, zero in ((1, None), (2, None), (2, 3)):
+        port = str(free_port())
+        for project in (first, second):
+            project.set(SHORT | {"adapter.nodes": machines, "adapter.deepspeed": zero, "adapter.bf16": False})
+        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        joined = machines == 2 and subprocess.Popen(command(second), cwd=second.folder, env=second.environment | where | {"NODE_RANK": "1"})
+        first.run(*command(first), **where, NODE_RANK="0")
+        losses.append(json.loads((first.folder / "plots" / "loss" / "training.json").read_text())["last_validation_loss"])
+        assert not joined or joined.wait(60) == 0
+    assert losses[1:] == pytest.approx(losses[:1] * 2, rel=0.01)
+    assert not (second.folder / "models" / "adapter").exists()
 
 
 def test_a_dead_worker_ends_the_stage_with_the_reason_and_leaves_no_process(tmp_path):

@@ -39,6 +39,23 @@ def plain_varlen(query, key, value, starts, _, most, __, scale, window_size, ena
     return found
 
 
+def test_validation_too_computes_ligers_loss_without_logits(training, monkeypatch):
+    from liger_kernel.transformers.model import qwen2
+
+    def loss(hidden_states, lm_head_weight, labels, **_):  # Liger's own runs on a GPU only
+        return torch.nn.functional.cross_entropy((hidden_states @ lm_head_weight.T)[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+
+    monkeypatch.setattr(qwen2, "LigerForCausalLMLoss", loss)
+    torch.manual_seed(0)
+    bare = Qwen2ForCausalLM(Qwen2Config(**SHAPE))
+    expected = bare.eval()(tokens := torch.randint(0, 64, (2, 8)), labels=tokens).loss
+    monkeypatch.setattr(Qwen2ForCausalLM, "forward", qwen2.lce_forward)
+    for model in (bare, get_peft_model(bare, LoraConfig(r=2, target_modules="all-linear"))):
+        training.Faster(False, False).on_init_end(SimpleNamespace(deepspeed=None, bf16=True), None, None, model=model)
+        found = model.eval()(input_ids=tokens, labels=tokens)
+        assert found.logits is None and found.loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
 def test_a_dialogue_begins_where_positions_begin_again_and_padding_is_one_more(training):
     assert training.boundaries(POSITIONS).tolist() == [0, 3, 7, 8, 14, 16]
 
