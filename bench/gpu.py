@@ -12,6 +12,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -53,12 +54,13 @@ def card() -> str:
 
 
 def ratios(rows: dict[str, dict], key: str, peer: str) -> str:
-    """Return a Markdown table of a part, with the ratio of `key` to the peer's."""
+    """Return a Markdown table of a part, with the ratio of `key` to that of the row `peer`, where {} stands for the end of the row's own name."""
     keys = list(dict.fromkeys(name for row in rows.values() for name in row))
     lines = ["| | " + " | ".join(keys) + " | × |", "|---" * (len(keys) + 2) + "|"]
     for name, row in rows.items():
         cells = [f"{row[k]:,.3g}" if isinstance(row.get(k), float) and row[k] < 100 else f"{row[k]:,.0f}" if isinstance(row.get(k), float) else str(row.get(k, "")) for k in keys]
-        times = f"{row[key] / rows[peer][key]:.1f}" if key in row and key in rows.get(peer, {}) else ""
+        other = rows.get(peer.format(name.rpartition(", ")[2]), {})
+        times = f"{row[key] / other[key]:.1f}" if key in row and key in other else ""
         lines.append(f"| {name} | " + " | ".join(cells) + f" | {times} |")
     return "\n".join(lines)
 
@@ -93,20 +95,21 @@ def main() -> None:
     }
     peers = {"train": ("tokens_per_second", "the web board's settings"), "fit": ("tokens_per_second", "LoRA"),
              "scale": ("tokens_per_second", "LoRA, 1 GPU"), "answer": ("answers_per_second", "LLaMA-Factory's predict"),
-             "serve": ("tokens_per_second", "LLaMA-Factory's API, 1 clients")}  # fmt: skip
+             "serve": ("tokens_per_second", "LLaMA-Factory's API, {}")}  # fmt: skip
     for part in args.parts:
         rows = found.setdefault(part, {})
-        for name, measure in parts[part]():
-            if args.only and name not in args.only:
-                continue
-            try:
-                rows[name] = measure()
-            except SystemExit:  # of a server that did not start: the others are still worth their time
-                rows[name] = {"failed": True}
-            print(name, rows[name], flush=True)
-            if args.out:  # at once: a rented machine may go at any time
-                args.out.parent.mkdir(parents=True, exist_ok=True)
-                args.out.write_text(json.dumps(found, indent=2) + "\n")
+        with suppress(SystemExit):  # of a server that did not start: the other parts are still worth their time
+            for name, measure in parts[part]():
+                if args.only and name not in args.only:
+                    continue
+                try:
+                    rows[name] = measure()
+                except SystemExit:
+                    rows[name] = {"failed": True}
+                print(name, rows[name], flush=True)
+                if args.out:  # at once: a rented machine may go at any time
+                    args.out.parent.mkdir(parents=True, exist_ok=True)
+                    args.out.write_text(json.dumps(found, indent=2) + "\n")
         print(f"\n{found['card']}, {args.size}, {part}\n{ratios(found[part], *peers[part])}", flush=True)
 
 

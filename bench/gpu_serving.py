@@ -51,10 +51,11 @@ def api_of_llamafactory(folder: Path) -> Iterator[str]:
 
 
 def loaded(url: str, clients: int, seconds: float) -> dict:
-    """Return what `clients` streams at once see: median seconds to the first text, tokens a second of all and of one."""
+    """Return what `clients` streams at once see: median seconds to the first text, tokens a second of all."""
+    start = time.perf_counter()
     results = [r for r in asyncio.run(load(url, clients, seconds, False)) if r[2]]
-    first, whole = (statistics.median(r[i] for r in results) for i in (0, 1))
-    return {"first_text_seconds": first, "tokens_per_second": clients * EVENTS / whole, "streams": len(results)}
+    rate = len(results) * EVENTS / (time.perf_counter() - start)  # by the clock: where a server answers one by one, a stream waits for all before it
+    return {"first_text_seconds": statistics.median(r[0] for r in results), "tokens_per_second": rate, "streams": len(results)}
 
 
 def serve(profile: Serve, folder: Path, seconds: float) -> Rows:

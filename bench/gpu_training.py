@@ -25,10 +25,8 @@ BOARD = {  # what LLaMA-Factory's web board sets unless told otherwise
     "cutoff_len": 2048, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 8, "learning_rate": 5e-5,
     "neat_packing": False, "enable_liger_kernel": False, "torch_compile": False, "disable_gradient_checkpointing": False, "batch": "fixed",
 }  # fmt: skip
-UNPACKED = {"neat_packing": False, "torch_compile": False, "batch": "fixed", "disable_gradient_checkpointing": True}
 TRIED: dict[str, dict] = {  # changes of the profile's adapter section
     "the web board's settings": BOARD,
-    "Liger, padded": UNPACKED,
     "packed, by LLaMA-Factory alone": {"torch_compile": False},
     "ours, not compiled": {"torch_compile": False},
     "ours": {},
@@ -39,7 +37,7 @@ METHODS: dict[str, dict] = {"LoRA": {}, "QLoRA": {"quantization_bit": 4}, "every
 SHARED: dict[str, dict] = {"": {}, ", ZeRO-2": {"deepspeed": 2}, ", ZeRO-3": {"deepspeed": 3}}
 Rows = Iterator[tuple[str, Callable[[], dict]]]
 LOGGED = 3  # steps; each look at the loss makes the GPU wait
-ALONE = list(TRIED)[:3]  # run by llamafactory-cli, without stages/training.py
+ALONE = ["the web board's settings", "packed, by LLaMA-Factory alone"]  # run by llamafactory-cli, without stages/training.py
 
 
 def used_memory() -> float:
@@ -150,7 +148,8 @@ def train_all(profile: Adapter, size: str, folder: Path, steps: int) -> Rows:
     def measured(name: str, changes: dict) -> dict:
         row = train(name, profile.model_copy(update=changes), folder, 9 if changes is BOARD else steps)
         if "tokens_per_second" in row:  # forward and backward to the activations: the frozen weights need no gradient
-            row["utilisation"] = 4 * multiplied(size) * row["tokens_per_second"] / matrix_rate()
+            row["matrix_flops_per_second"] = matrix_rate()
+            row["utilisation"] = 4 * multiplied(size) * row["tokens_per_second"] / row["matrix_flops_per_second"]
         return row
 
     for name, changes in TRIED.items():

@@ -104,4 +104,5 @@ def test_what_would_fit_is_named():
     assert "smaller base" in cure(SHAPES["7B"], adapter(), 2e9, True, True, 1)
     assert cure(SHAPES["1.5B"], adapter(batch="fixed"), 24e9, True, True, 1) == "with adapter.batch: auto it would fit"
     assert cure(SHAPES["7B"], adapter(finetuning_type="full"), 85e9, True, True, 3) == "with adapter.gpus: 2, adapter.deepspeed: 3 it would fit"  # 3 cannot share 8
+    assert "batch" not in cure(SHAPES["7B"], adapter(finetuning_type="full", gpus=3, batch="fixed"), 85e9, True, True, 3)
     assert cure(SHAPES["7B"], adapter(finetuning_type="full"), 85e9, True, True, 8) == "with adapter.gpus: 8, adapter.deepspeed: 2 it would fit"

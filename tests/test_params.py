@@ -26,6 +26,7 @@ from tests.conftest import ROOT, default_params
         ({"metrics.seed": -1}, ["metrics.seed", "-1", "greater than or equal to 0"]),
         ({"adapter.seed": 1 << 32}, ["adapter.seed", "4294967296", "less than"]),
         ({"adapter.max_steps": 0}, ["adapter", "max_steps is 0", "-1"]),
+        ({"adapter.bf16": "Auto"}, ["adapter.bf16: 'Auto'", "true, false or auto"]),
         ({"adapter.eval_steps": 2.5}, ["adapter", "eval_steps is 2.5", "whole number"]),
     ],
 )
