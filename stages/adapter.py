@@ -271,6 +271,7 @@ def main() -> None:
         need_space(run, DISK * parameters(read_json(base / "config.json")), "training every weight, checkpoints and all,")
     train(training_config(template, adapter, cut, base, paths.split, run), adapter, cut, run)
     if adapter.nodes > 1 and node():
+        remove(run)
         print("adapter: this machine's part is done; the adapter is on the machine of NODE_RANK 0")
         return
     state = read_json(run / "trainer_state.json")
