@@ -28,6 +28,7 @@ EXAMPLES = ("感冒三天了，要吃消炎药吗？", "体检说血压 145/92�
 LOADING = "⏳ 模型正在加载，通常需要一两分钟；可以先写好问题。"
 THEME_BUTTON = """<button type="button" id="theme" aria-label="切换深色与浅色" onclick="document.body.classList.toggle('dark')">◐</button>"""
 HEAD = """<script>document.documentElement.lang = "zh-CN";</script>"""
+FOCUS = "() => document.querySelector('#question textarea').focus()"  # once: autofocus would take it back at each update
 CONFIRM = """() => { if (!confirm("确定删除您的全部对话吗？删除后无法恢复。")) throw new Error("cancelled"); }"""
 FONTS = ("system-ui", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", "sans-serif")
 
@@ -233,7 +234,7 @@ class Page:
             with gr.Row(elem_id="ask"):
                 self.question = gr.Textbox(
                     show_label=False, label="您的问题", placeholder="写下您的问题（Shift+回车换行）", lines=1, max_lines=6, scale=8,
-                    submit_btn=False, elem_id="question", autofocus=True, container=False, max_length=self.app.settings.max_message_characters,
+                    submit_btn=False, elem_id="question", container=False, max_length=self.app.settings.max_message_characters,
                 )  # fmt: skip
                 self.send = gr.Button("发送", variant="primary", scale=1, min_width=72)
                 self.stop = gr.Button("停止", variant="stop", scale=1, min_width=72, visible=False)
@@ -252,6 +253,6 @@ class Page:
             fresh.click(self.fresh, None, **quick)
             self.history.input(self.load, [self.history], **quick)
             erase.click(self.erase, None, js=CONFIRM, **quiet)
-            blocks.load(self.enter, None, **quick)
+            blocks.load(self.enter, None, js=FOCUS, **quick)
             gr.Timer(5).tick(self.check, None, **quick)
         return blocks

@@ -1,6 +1,7 @@
 """The real pipeline, once, in a copy of the project: what a user sees after `make demo`."""
 
 import json
+import re
 import signal
 import subprocess
 import time
@@ -92,6 +93,20 @@ def test_metrics_plots_and_experiments_are_ones_that_dvc_reads(pipeline):
     assert "tuned.bleu-4" in pipeline.dvc("metrics", "show", "--md")
     pipeline.dvc("plots", "show", "--json")
     assert "merged" in pipeline.dvc("dag", "--md")
+
+
+def test_the_report_of_a_real_run_has_the_figures_of_every_section(pipeline):
+    pipeline.python("-m", "tools.report")
+    text = (pipeline.folder / "report.html").read_text(encoding="utf-8")
+    files = ("metrics.json", "data/converted/stats.json", "plots/data/stats.json", "data/split/report.json")
+    run, converted, statistics, split = (json.loads((pipeline.folder / file).read_text()) for file in files)
+    assert "，运行 <code>" not in text  # stands where an output is missing
+    assert text.count("<figure") == 1 + len(run["gain"]) + 4  # loss, a distribution for each score, the data
+    answers = json.loads(re.search(r'id="data">(.*)</script>', text)[1])
+    assert answers["metrics"] == list(run["gain"]) and len(answers["rows"]) == run["samples"]
+    score, steps = f"{run['tuned']['bleu-4']:.2f}", run["training"]["steps"]
+    for figure in (score, steps, converted["raw"], statistics["questions"], split["rows"]["train"]):
+        assert re.search(f"<(td|dd)>{figure}</", text)
 
 
 def test_an_experiment_in_a_temporary_copy_leaves_the_workspace_alone(pipeline):

@@ -135,6 +135,13 @@ def count(page: Page):
     return page.locator("#count")
 
 
+def is_dark(page: Page, place: str, style: str) -> bool:
+    colour = page.evaluate(f"getComputedStyle(document.querySelector('{place}')).{style}")
+    red, green, blue = map(int, re.findall(r"\d+", colour)[:3])
+    luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue  # as ITU-R BT.709 weighs them
+    return luminance < 128
+
+
 def test_without_metrics_it_ends_with_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as end:
@@ -271,15 +278,10 @@ def test_it_fits_a_phone_in_the_light_and_in_the_dark(browser, file, scheme):
     page = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme=scheme, locale="zh-CN")
     page.goto(file.as_uri())
     assert page.evaluate("document.documentElement.scrollWidth") == 390
-    for place, style in (
-        ("body", "backgroundColor"),
-        ("article", "backgroundColor"),
-        ("article p", "color"),
-        ("td", "color"),
-        ("svg text", "fill"),
-    ):
-        colour = page.evaluate(f"getComputedStyle(document.querySelector('{place}')).{style}")
-        assert (max(map(int, re.findall(r"\d+", colour)[:3])) < 128) == ((scheme == "dark") == (style == "backgroundColor"))
+    for place in ("body", "article"):
+        assert is_dark(page, place, "backgroundColor") == (scheme == "dark")
+    for place, style in (("article p", "color"), ("td", "color"), ("svg text", "fill")):
+        assert is_dark(page, place, style) == (scheme == "light")
     page.close()
 
 
@@ -288,7 +290,7 @@ def test_on_paper_every_section_is_there_and_folds_are_open(page):
     for heading in ("成绩", "训练", "分布", "逐题对照", "数据", "泄漏检查", "模型卡", "环境", "参数"):
         expect(page.get_by_role("heading", name=heading, exact=True)).to_be_visible()
     expect(page.get_by_label("搜索问题与回答")).to_be_hidden()
-    assert page.evaluate("getComputedStyle(document.body).color") == "rgb(35, 37, 43)"
+    assert is_dark(page, "body", "color")
     page.pdf()
     assert page.locator("details:not([open])").count() == 0
 
