@@ -12,7 +12,6 @@ import os
 import platform
 import subprocess
 from collections.abc import Callable
-from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -98,18 +97,17 @@ def main() -> None:
              "serve": ("tokens_per_second", "LLaMA-Factory's API, {}")}  # fmt: skip
     for part in args.parts:
         rows = found.setdefault(part, {})
-        with suppress(SystemExit):  # of a server that did not start: the other parts are still worth their time
-            for name, measure in parts[part]():
-                if args.only and name not in args.only:
-                    continue
-                try:
-                    rows[name] = measure()
-                except SystemExit:
-                    rows[name] = {"failed": True}
-                print(name, rows[name], flush=True)
-                if args.out:  # at once: a rented machine may go at any time
-                    args.out.parent.mkdir(parents=True, exist_ok=True)
-                    args.out.write_text(json.dumps(found, indent=2) + "\n")
+        for name, measure in parts[part]():
+            if args.only and name not in args.only:
+                continue
+            try:
+                rows[name] = measure()
+            except SystemExit:  # of a server that did not start: the others are still worth their time
+                rows[name] = {"failed": True}
+            print(name, rows[name], flush=True)
+            if args.out:  # at once: a rented machine may go at any time
+                args.out.parent.mkdir(parents=True, exist_ok=True)
+                args.out.write_text(json.dumps(found, indent=2) + "\n")
         print(f"\n{found['card']}, {args.size}, {part}\n{ratios(found[part], *peers[part])}", flush=True)
 
 

@@ -38,7 +38,7 @@ from stages.memory import USABLE, Plan, cure, cuts, parameters, plan
 from stages.params import Adapter, read_params
 
 CODE = Path(__file__), Path(__file__).with_name("training.py")
-ONE_END = {"save_strategy": "no", "load_best_model_at_end": False, "early_stopping_steps": None}  # of several machines, whose disks differ
+NO_CHECKPOINTS = {"save_strategy": "no", "load_best_model_at_end": False, "early_stopping_steps": None}  # of several machines, whose disks differ
 LOADERS = 4  # processes that prepare batches beside a GPU
 LOSS_ALONE = {"fused_linear_cross_entropy": True, "cross_entropy": False, "rms_norm": False, "rope": False, "swiglu": False}
 QUIET = "ignore::FutureWarning:torch.distributed.c10d_logger"  # DeepSpeed's reduce_scatter_tensor, warned of at each call by torch 2.13
@@ -77,7 +77,7 @@ def training_config(template: dict, adapter: Adapter, cut: Plan, base: Path, spl
         "early_stopping_steps": adapter.early_stopping_steps,
         "preprocessing_num_workers": min(os.cpu_count() or 1, rows // 2000 + 1),
         "resume_from_checkpoint": last_checkpoint(run),
-        **(ONE_END if adapter.nodes > 1 else {}),
+        **(NO_CHECKPOINTS if adapter.nodes > 1 else {}),
     }
 
 

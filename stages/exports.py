@@ -132,7 +132,10 @@ def same_prompts(merged: dict[str, list[int]], other: dict[str, list[int]], kind
 
 
 def answers(kind: str, model: Path, asked: list[dict], params: Params, merged: dict[str, list[int]]) -> tuple[list[dict], dict, dict[str, list[int]]]:
-    """Return the rows answered, their speed, and the token ids of the prompts, which `merged` holds already; a killed run goes on where it stopped."""
+    """Return the rows answered, their speed, and the token ids of the prompts; a killed run goes on where it stopped.
+
+    Prompts read otherwise than `merged` says of the merged model stop it before it answers.
+    """
     chosen = params.predictions.model_copy(update={"concurrency": llama.SLOTS}) if kind == "gguf" else params.predictions
     work = work_folder(f"exports-{kind}", fingerprint(what_counts(params.predictions), model, [sample["id"] for sample in asked]))
     file = work / "answers.jsonl"

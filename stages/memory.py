@@ -73,13 +73,18 @@ def needed(config: dict[str, Any], adapter: Adapter, batch: int, checkpointing: 
         weights = weights if bf16 or adapter.deepspeed else 0
     else:
         count = layers * sum(adapter.lora_rank * (a + b) for a, b in linear_layers(config))
-    twice = 0 if devices == 1 or adapter.deepspeed == 3 else number if adapter.deepspeed else BUCKETS
-    trained = count * (TRAINED + twice)
+    trained: float = count * TRAINED
+    if adapter.deepspeed == 3:
+        trained, weights = trained / devices + REDUCED * number, weights / devices + min(weights, GATHERED * number)
+    elif adapter.deepspeed == 2:
+        trained = (trained + count * number) / devices  # the gradient again, as it came
+    elif devices > 1:
+        trained += count * BUCKETS
     tokens = batch * adapter.cutoff_len
     by_layer = tokens * (PER_HIDDEN * hidden + PER_INTERMEDIATE * config["intermediate_size"]) * number / 2
     return {
-        "weights": weights / devices + min(weights, GATHERED * number) if adapter.deepspeed == 3 else weights,
-        "trained": (trained / devices if adapter.deepspeed else trained) + (REDUCED * number if adapter.deepspeed == 3 else 0),
+        "weights": weights,
+        "trained": trained,
         "activations": by_layer + (by_layer + layers * tokens * hidden * number if checkpointing else layers * by_layer),  # and one layer's gradients
         "logits": tokens * (hidden * LOGITS if liger else vocabulary * LOGITS),
         "other": CONTEXT,

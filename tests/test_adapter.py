@@ -172,21 +172,33 @@ def test_too_little_memory_is_said_before_training_with_what_would_fit(workplace
     assert "adapter.quantization_bit: 4" in done.error and done.error.strip().endswith("it would fit")
 
 
-def test_the_cut_is_told_with_the_faster_one_and_a_card_that_others_use_is_no_place_for_it(tmp_path, monkeypatch, capsys):
+def test_the_cut_is_told_with_the_faster_one(tmp_path, monkeypatch, capsys):
     (tmp_path / "config.json").write_text(json.dumps(SHAPES["1.5B"]))
     chosen = params_with({"adapter.batch": "auto", "adapter.per_device_train_batch_size": 8, "adapter.gradient_accumulation_steps": 1, "adapter.neat_packing": True,
                           "adapter.cutoff_len": 2048, "adapter.disable_gradient_checkpointing": "auto", "adapter.bf16": True}).adapter  # fmt: skip
     monkeypatch.setattr(adapter, "memory", lambda gpus: (12e9, "the GPU"))
     monkeypatch.setattr(adapter, "with_liger", lambda adapter: True)
-    found = adapter.cut_step({"model": "m"}, tmp_path, chosen)
+    adapter.cut_step({"model": "m"}, tmp_path, chosen)
     cut, faster = capsys.readouterr().out.splitlines()
     assert cut.startswith("adapter: packs of 2048 tokens, 8 at once, 1 times a step, activations computed again: ") and cut.endswith(" of 12.0 in the GPU")
     assert faster.startswith("adapter: faster, but too large for it: 8 at once, 1 times a step, activations kept: 44.5 GB (weights 3.1, ")
-    monkeypatch.setattr(adapter, "cards", lambda which: [80_000_000_000, 5_000_000_000])
-    adapter.need_free(found, 1)
-    with pytest.raises(SystemExit):
-        adapter.need_free(found, 2)
-    assert f"the GPU has 5.0 GB free, {found.bytes / 1e9:.1f} are needed" in capsys.readouterr().err
+
+
+def test_several_machines_look_for_no_checkpoint_that_only_one_of_them_would_have(tmp_path):
+    one, two = (config(tmp_path, {"nodes": nodes, "early_stopping_steps": 3}) for nodes in (1, 2))
+    assert one["load_best_model_at_end"] and one["early_stopping_steps"] == 3
+    assert not two["load_best_model_at_end"] and two["early_stopping_steps"] is None and two["save_strategy"] == "no"
+
+
+def test_memory_that_others_hold_stops_the_stage_before_training(workplace, stage, monkeypatch):
+    workplace({"adapter.gpus": 2})
+    Path("base.json").write_text(json.dumps({"model": "tiny", "path": str(ROOT / "models" / "tiny"), "files": {}}))
+    Path("split").mkdir()
+    Path("split/train.jsonl").write_text("{}\n")
+    monkeypatch.setattr(adapter, "cards", lambda which: [80_000_000_000, 500_000_000, 1])
+    template, zero = ROOT / "templates" / "train.yaml", ROOT / "templates" / "zero"
+    done = stage("adapter", base="base.json", split="split", template=template, zero=zero, templates="t", out="o", plots="p")
+    assert done.status == 1 and "error: adapter: the GPU has 0.5 GB free" in done.error
 
 
 def test_too_little_disk_for_the_checkpoints_of_every_weight_is_said_before_training(workplace, stage, monkeypatch):

@@ -99,12 +99,13 @@ def test_an_error_of_the_system_is_one_line(capsys):
 
 def test_only_the_gpus_that_a_process_may_use_count(tmp_path, monkeypatch):
     (tmp_path / "nvidia-smi").write_text("""#!/bin/sh
-case "$*" in *--id=1) echo 81559;; *--id=*) echo "No devices were found" >&2; exit 6;; *) printf '4096\\n81559\\n';; esac
+case "$*" in *memory.free*) echo 512;; *--id=1) echo 81559;; *--id=*) echo "No devices were found" >&2; exit 6;; *) printf '4096\\n81559\\n';; esac
 """)
     (tmp_path / "nvidia-smi").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert common.cards() == [4096 << 20, 81559 << 20] and common.memory(1) == (4096 << 20, "the GPU")
+    assert common.cards("free") == [512 << 20]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     assert common.cards() == [81559 << 20] and common.memory() == (81559 << 20, "the GPU")
     for hidden in ("", "9"):

@@ -75,6 +75,7 @@ def test_no_dialogue_is_lost_and_no_question_is_on_two_sides(pipeline):
 def test_only_what_a_user_commits_has_changed(pipeline):
     changed = {line[3:].split("/")[0] for line in pipeline.run("git", "status", "--porcelain").stdout.splitlines()}
     assert changed <= {"dvc.lock", "metrics.json", "plots"}
+    assert not list((pipeline.folder / ".work" / "adapter").iterdir())  # checkpoints have served their purpose
 
 
 def test_a_second_run_does_nothing_and_a_change_runs_only_what_follows(pipeline):
