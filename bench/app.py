@@ -9,6 +9,7 @@ Every stream of the stand-in says its own number with each event, so that a lost
 import argparse
 import asyncio
 import contextlib
+import itertools
 import json
 import statistics
 import subprocess
@@ -18,7 +19,9 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import aiohttp
 import psutil
@@ -29,6 +32,16 @@ from stages.server import free_port
 
 ROOT = Path(__file__).parent.parent
 EVENTS, PACE = 60, 15.0  # of a stream, and a second
+RAMP = EVENTS / PACE  # seconds in which the streams begin, one after the other
+
+
+class Stream(NamedTuple):
+    """What became of a stream: seconds to the first text and to the end, whether it was whole and in order, and when each piece of text came."""
+
+    first: float
+    whole: float
+    right: bool
+    times: list[float]
 
 
 def stand_in(port: int) -> None:
@@ -51,35 +64,40 @@ def stand_in(port: int) -> None:
     web.run_app(app, host="127.0.0.1", port=port, print=None)
 
 
-async def stream(session: aiohttp.ClientSession, url: str, name: str, numbered: bool) -> tuple[float, float, bool]:
-    """Return seconds to the first text and to the end, and whether the stream was whole and in order."""
-    body = {"model": "xinglin", "messages": [{"role": "user", "content": name}], "stream": True, "max_tokens": EVENTS, "temperature": 0}
-    start, first, said = time.perf_counter(), 0.0, []
+def names() -> Iterator[list[dict]]:
+    """Yield conversations of one short question, each another."""
+    for number in itertools.count():
+        yield [{"role": "user", "content": f"s{number}"}]
+
+
+async def stream(session: aiohttp.ClientSession, url: str, messages: list[dict], numbered: bool) -> Stream:
+    """Ask for `EVENTS` tokens. `numbered`: what comes back must be the stand-in's text, event by event."""
+    body = {"model": "xinglin", "messages": messages, "stream": True, "max_tokens": EVENTS, "temperature": 0}
+    start, said, times = time.perf_counter(), [], []
     async with session.post(f"{url}/v1/chat/completions", json=body) as reply:
         done, ended = reply.status == 200, False
         async for line in reply.content:
             if line.startswith(b"data: {"):
                 choice = json.loads(line[6:])["choices"][0]
-                said.append(choice["delta"].get("content") or "")
-                first = first or (time.perf_counter() - start if said[-1] else 0.0)
+                if text := choice["delta"].get("content"):
+                    said.append(text)
+                    times.append(time.perf_counter())
             ended |= line.startswith(b"data: [DONE]")
-    right = "".join(said) == "".join(f"{name}:{n} " for n in range(EVENTS)) if numbered else bool(said)
-    return first, time.perf_counter() - start, done and ended and right
+    right = "".join(said) == "".join(f"{messages[-1]['content']}:{n} " for n in range(EVENTS)) if numbered else bool(said)
+    return Stream(times[0] - start if times else 0.0, time.perf_counter() - start, done and ended and right, times)
 
 
-async def load(url: str, streams: int, seconds: float, numbered: bool) -> list[tuple[float, float, bool]]:
-    """Keep `streams` streams open for `seconds`, begun one after the other, and return what became of each."""
-    results: list[tuple[float, float, bool]] = []
+async def load(url: str, streams: int, seconds: float, asked: Iterator[list[dict]], numbered: bool = False) -> list[Stream]:
+    """Keep `streams` streams of what is `asked` open for `seconds`, begun one after the other, and return what became of each."""
+    results: list[Stream] = []
     end = time.perf_counter() + seconds
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=300)) as session:
 
         async def worker(number: int) -> None:
-            await asyncio.sleep(number * EVENTS / PACE / streams)
-            count = 0
+            await asyncio.sleep(number * RAMP / streams)
             while time.perf_counter() < end:
-                results.append(await stream(session, url, f"s{number}n{count}", numbered))
-                count += 1
+                results.append(await stream(session, url, next(asked), numbered))
 
         await asyncio.gather(*(worker(number) for number in range(streams)))
     return results
@@ -129,15 +147,15 @@ def main() -> None:
         watcher.start()
         runs = {}
         for name, url in (("direct", direct), ("gateway", gateway)):
-            runs[name] = asyncio.run(load(url, args.streams, args.seconds, args.upstream is None))
+            runs[name] = asyncio.run(load(url, args.streams, args.seconds, names(), args.upstream is None))
         stop.set()
         watcher.join()
     print(f"{args.streams} streams at once for {args.seconds:.0f} s\n| | streams | broken | first text, median ms | p95 ms | whole, median s |\n|---|---|---|---|---|---|")
     medians = {}
     for name, results in runs.items():
-        first, whole = [1000 * r[0] for r in results], [r[1] for r in results]
+        first, whole = [1000 * r.first for r in results], [r.whole for r in results]
         medians[name] = statistics.median(first), statistics.median(whole)
-        broken = sum(not r[2] for r in results)
+        broken = sum(not r.right for r in results)
         print(f"| {name} | {len(results)} | {broken} | {medians[name][0]:.1f} | {statistics.quantiles(first, n=20)[-1]:.1f} | {medians[name][1]:.3f} |")
     added, share = medians["gateway"][0] - medians["direct"][0], medians["gateway"][1] / medians["direct"][1] - 1
     print(f"the gateway adds {added:.1f} ms to the first text and {share:.1%} to the whole")

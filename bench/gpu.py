@@ -78,7 +78,7 @@ def main() -> None:
     folder = args.folder.resolve()
     if not (folder / "base" / "config.json").exists():
         folder.mkdir(parents=True, exist_ok=True)
-        make_split(ROOT / "data" / "sample" / "dialogues.jsonl", {"train": args.rows, "val": 64, "test": args.rows // 2}, folder / "split")
+        make_split(ROOT / "data" / "sample" / "dialogues.jsonl", {"train": args.rows, "val": 512, "test": args.rows // 2}, folder / "split")
         make_base(args.size, ROOT / "models" / "tiny", folder / "base")
         answers.write_jsonl(folder / "asked.jsonl", answers.samples(folder / "split" / "test.jsonl", None))
     profile = read_params(profile=ROOT / "profiles" / f"{PROFILES[args.size]}.yaml")

@@ -20,6 +20,7 @@ from stages.params import Predictions
 CLI = f"{sys.prefix}/bin/llamafactory-cli"
 OFFLINE = Path(__file__).with_name("offline.py")
 AT_ONCE = 1024  # questions, shared out to the replicas
+AGAIN, FEW = 256, 16  # questions that are asked once more, so many at once: are the answers the same?
 REPLICAS = {"1": (1, AT_ONCE), "2": (2, AT_ONCE), "4": (4, AT_ONCE), "4, 2048 at once": (4, 2048)}
 TEMPLATE = Path(__file__).parent.parent / "templates" / "chat" / "qwen.jinja"
 
@@ -52,10 +53,10 @@ def answer_offline(folder: Path, tuned: Path, options: dict) -> dict:
 
 
 def answer_by_stage(profile: Predictions, folder: Path, tuned: Path, changes: dict) -> dict:
-    """Return the rates of the predictions stage's own server and client, the adapter applied."""
+    """Return the rates of the predictions stage's own server and client, the adapter applied, and how many answers stay the same in other company."""
     chosen = profile.model_copy(update={"max_new_tokens": 256, "max_model_len": 2048, **changes})
     asked = [json.loads(line) for line in (folder / "asked.jsonl").open(encoding="utf-8")]
-    for left in ("warm", "base", "tuned"):  # by a run that was stopped
+    for left in ("warm", "base", "tuned", "again"):  # by a run that was stopped
         (folder / f"{left}.jsonl").unlink(missing_ok=True)
     begin = time.perf_counter()
     with answers.endpoints(chosen, folder / "base", tuned, TEMPLATE, folder / "vllm.log") as urls:
@@ -69,7 +70,10 @@ def answer_by_stage(profile: Predictions, folder: Path, tuned: Path, changes: di
             rows = answered(folder / f"{model}.jsonl").values()
             tokens = sum(row["completion_tokens"] for row in rows)
             found |= {f"{prefix}answers_per_second": len(rows) / seconds, f"{prefix}tokens_per_second": tokens / seconds}
-    return found
+        answers.answer_all(urls, "tuned", asked[:AGAIN], folder / "again.jsonl", chosen.model_copy(update={"concurrency": FEW}))
+    first, again = answered(folder / "tuned.jsonl"), answered(folder / "again.jsonl")
+    same = sum(row["prediction"] == first[name]["prediction"] for name, row in again.items())
+    return found | {"same_answers": same / len(again)}
 
 
 def answer_all(profile: Predictions, folder: Path) -> Rows:
@@ -84,7 +88,12 @@ def answer_all(profile: Predictions, folder: Path) -> Rows:
         shares[f"{2 * cards}, {cards} GPUs"] = 2 * cards, AT_ONCE * cards
     for name, (replicas, at_once) in shares.items():
         yield f"ours, replicas {name}", partial(ours, {"data_parallel_size": replicas, "concurrency": at_once})
-    yield "vLLM offline", partial(answer_offline, folder, tuned, {"max_model_len": 2048} | ({} if gpu else {"enforce_eager": True}))
+    settings = {"max_model_len": 2048} | ({} if gpu else {"enforce_eager": True})
+    yield "vLLM offline", partial(answer_offline, folder, tuned, settings)
+    if gpu:
+        engine = server.device_options(profile, AT_ONCE) | {"max_num_seqs": AT_ONCE}
+        engine["compilation_config"] = json.loads(str(engine["compilation_config"]))
+        yield "vLLM offline, our engine's settings", partial(answer_offline, folder, tuned, settings | engine)
     if gpu:
         yield "ours, replicas 2, batch-invariant", partial(ours, {"data_parallel_size": 2, "concurrency": AT_ONCE, "batch_invariant": True})
     yield "LLaMA-Factory's predict", partial(predict_by_llamafactory, folder, tuned, 32 if gpu else 8)

@@ -1,6 +1,8 @@
 """bench.gpu's serving: streams at once on vLLM as `make serve` starts it, and on LLaMA-Factory's own API."""
 
 import asyncio
+import itertools
+import json
 import os
 import signal
 import statistics
@@ -15,7 +17,7 @@ from pathlib import Path
 import httpx
 import yaml
 
-from bench.app import EVENTS, load
+from bench.app import EVENTS, RAMP, load
 from bench.gpu_training import Rows
 from stages import server
 from stages.params import Serve
@@ -50,12 +52,23 @@ def api_of_llamafactory(folder: Path) -> Iterator[str]:
         process.wait()
 
 
-def loaded(url: str, clients: int, seconds: float) -> dict:
-    """Return what `clients` streams at once see: median seconds to the first text, tokens a second of all."""
+def questions(file: Path) -> Iterator[list[dict]]:
+    """Yield the conversations of `file` again and again, each numbered at its beginning: nothing but the system text is in the prefix cache."""
+    known = [json.loads(line)["messages"] for line in file.open(encoding="utf-8")]
+    for number, (first, *others) in enumerate(itertools.cycle(known), 1):
+        yield [first | {"content": f"{number}、{first['content']}"}, *others]
+
+
+def loaded(url: str, clients: int, seconds: float, asked: Iterator[list[dict]]) -> dict:
+    """Return what `clients` streams at once see: median seconds to the first text, tokens a second of all once they all have begun."""
     start = time.perf_counter()
-    results = [r for r in asyncio.run(load(url, clients, seconds, False)) if r[2]]
-    rate = len(results) * EVENTS / (time.perf_counter() - start)  # by the clock: where a server answers one by one, a stream waits for all before it
-    return {"first_text_seconds": statistics.median(r[0] for r in results), "tokens_per_second": rate, "streams": len(results)}
+    results = [stream for stream in asyncio.run(load(url, clients, seconds, asked)) if stream.right]
+    came = (EVENTS / len(stream.times) for stream in results for time in stream.times if RAMP <= time - start < seconds)
+    return {
+        "first_text_seconds": statistics.median(stream.first for stream in results),
+        "tokens_per_second": sum(came) / (seconds - RAMP),
+        "streams": len(results),
+    }
 
 
 def serve(profile: Serve, folder: Path, seconds: float) -> Rows:
@@ -64,8 +77,9 @@ def serve(profile: Serve, folder: Path, seconds: float) -> Rows:
         server.running, folder / "base", folder / "vllm.log", served_model_name="xinglin", chat_template=str(TEMPLATE),
         max_model_len=profile.max_model_len, generation_config="vllm", **server.device_options(profile),
     )  # fmt: skip
+    asked = questions(folder / "asked.jsonl")
     for name, start, counts in (("ours", ours, CLIENTS), ("LLaMA-Factory's API", partial(api_of_llamafactory, folder), CLIENTS[:2])):
         with suppress(SystemExit), start() as url:  # one that does not start says why; the other is still worth its time
-            loaded(url, 4, 2)
+            loaded(url, 4, RAMP + 1, asked)
             for clients in counts:
-                yield f"{name}, {clients} clients", partial(loaded, url, clients, seconds)
+                yield f"{name}, {clients} clients", partial(loaded, url, clients, seconds, asked)

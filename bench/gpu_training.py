@@ -17,6 +17,7 @@ import yaml
 
 from bench.synthetic import SHAPES
 from stages import adapter as trained
+from stages.common import remove
 from stages.memory import CONTEXT, linear_layers, plan
 from stages.params import Adapter
 
@@ -91,10 +92,10 @@ def token_counts(base: Path, split: Path, template: str) -> list[int]:
     return counts
 
 
-def train(name: str, chosen: Adapter, folder: Path, steps: int, card: float | None = None) -> dict:
+def train(name: str, chosen: Adapter, folder: Path, steps: int, card: float | None = None, validated: bool = False) -> dict:
     """Train for `steps` through LLaMA-Factory, configured as the adapter stage does, and return rates.
 
-    `card`: the bytes of a smaller card, whose memory torch then keeps to.
+    `card`: the bytes of a smaller card, whose memory torch then keeps to. `validated`: the loss of val is taken after the last step.
     """
     base, split, run = folder / "base", folder / "split", folder / "runs" / "-".join(re.findall("[A-Za-z0-9]+", name))
     template = trained.read_template(ROOT / "templates" / "train.yaml", ROOT / "templates" / "zero", chosen)
@@ -103,11 +104,14 @@ def train(name: str, chosen: Adapter, folder: Path, steps: int, card: float | No
     cut = plan(json.loads((base / "config.json").read_text()), chosen, card or have, trained.in_bf16(chosen), trained.with_liger(chosen))
     if not cut:
         return {"fits": False}
-    run.mkdir(parents=True, exist_ok=True)
+    remove(run)
+    run.mkdir(parents=True)
     config = trained.training_config(template, chosen, cut, base, split, run) | {
         "eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False, "early_stopping_steps": None, "eval_dataset": None,
         "plot_loss": False, "logging_steps": LOGGED, "metric_for_best_model": None,
     }  # fmt: skip
+    if validated:
+        config |= {"eval_strategy": "steps", "eval_steps": steps, "eval_dataset": "val"}
     (run / "train.yaml").write_text(yaml.safe_dump(config))
     command, environment = trained.launched(chosen, run / "train.yaml")
     if card:
@@ -121,7 +125,7 @@ def train(name: str, chosen: Adapter, folder: Path, steps: int, card: float | No
         time.sleep(0.02)
         notes = (run / "trainer_log.jsonl").read_text().splitlines() if (run / "trainer_log.jsonl").exists() else []
         for line in notes[len(seen) :]:
-            if "loss" in line and line.endswith("}"):
+            if '"loss"' in line and line.endswith("}"):
                 seen[json.loads(line)["current_steps"]], loss = time.perf_counter(), json.loads(line)["loss"]
         if time.perf_counter() - looked > 1:
             looked, peak = time.perf_counter(), max(peak, used_memory() - idle)
@@ -139,7 +143,16 @@ def train(name: str, chosen: Adapter, folder: Path, steps: int, card: float | No
         "tokens_per_second": tokens / a_step, "seconds_a_step": a_step, "batch": cut.batch, "accumulation": cut.accumulation,
         "checkpointing": cut.checkpointing, "filled": tokens / (rows_a_step * chosen.cutoff_len) if chosen.neat_packing else None,
         "peak_gb": peak, "estimated_gb": cut.bytes / 1e9, "start_seconds": seen[min(seen)] - start, "last_loss": loss,
+        **(validation(run, split) if validated else {}),
     }  # fmt: skip
+
+
+def validation(run: Path, split: Path) -> dict:
+    """Return the loss of val (nats a token) after the last step of `run`, and how many of its dialogues were read a second."""
+    notes = json.loads((run / "trainer_state.json").read_text())["log_history"]
+    last = next(note for note in reversed(notes) if "eval_loss" in note)
+    rows = (split / "val.jsonl").read_bytes().count(b"\n")
+    return {"validation_loss": last["eval_loss"], "validation_dialogues_per_second": rows / last["eval_runtime"]}
 
 
 def train_all(profile: Adapter, size: str, folder: Path, steps: int) -> Rows:
@@ -171,9 +184,10 @@ def scale_all(profile: Adapter, folder: Path, steps: int) -> Rows:
 def fit_all(profile: Adapter, folder: Path) -> Rows:
     """Yield a method and a function that returns the smallest card that the stage's estimate takes for enough, and what a training kept to its memory gives."""
 
-    def smallest(method: str, changes: dict) -> dict:
-        rows = (train(f"{method}, {size} GB", profile.model_copy(update=changes), folder, 12, float(size << 30)) for size in CARDS)
+    def smallest(method: str, changes: dict, validated: bool = False) -> dict:
+        rows = (train(f"{method}, {size} GB", profile.model_copy(update=changes), folder, 12, float(size << 30), validated) for size in CARDS)
         return next(({"card_gib": size} | row for size, row in zip(CARDS, rows, strict=True) if row != {"fits": False}), {"fits": False})
 
     for method, changes in METHODS.items():
         yield method, partial(smallest, method, changes)
+    yield "LoRA, validated", partial(smallest, "LoRA, validated", {}, True)
