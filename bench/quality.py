@@ -12,7 +12,7 @@ import json
 import os
 import subprocess
 import sys
-from multiprocessing.pool import ThreadPool
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -154,8 +154,8 @@ def main() -> None:
     if not (folder / "split").exists():
         make_data(folder, args.data.resolve(), args.dialogues)
     runs = [(folder, name, seed) for name in WAYS for seed in args.seeds]
-    with ThreadPool(args.jobs) as pool:
-        trained_ones = pool.starmap(train, runs, chunksize=1)
+    with ThreadPoolExecutor(args.jobs) as pool:
+        trained_ones = list(pool.map(train, *zip(*runs, strict=True)))
     given = scores(folder, [adapter for adapter, _ in trained_ones], args.questions, args.memory)
     losses: dict[str, list[float]] = {name: [] for name in WAYS}
     scored: dict[str, list[np.ndarray]] = {name: [] for name in WAYS}

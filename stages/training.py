@@ -78,9 +78,6 @@ class Faster(TrainerCallback):
 
     def on_init_end(self, args: TrainingArguments, *_: Any, model: Any, **__: Any) -> None:
         """Prepare the model for accelerate and DeepSpeed, which take it up after this."""
-        language_model = model.get_base_model() if hasattr(model, "get_base_model") else model
-        if "skip_logits" in signature(language_model.forward).parameters:  # Liger's
-            model.register_forward_pre_hook(without_logits, with_kwargs=True)
         if args.deepspeed and args.bf16:  # it brings no autocast, and keeps a float32 copy of what is trained itself
             for weight in model.parameters():
                 if weight.requires_grad:
@@ -93,6 +90,9 @@ class Faster(TrainerCallback):
                 set_z3_leaf_module(layer, True)
 
     def on_train_begin(self, args: TrainingArguments, *_: Any, model: Any, **__: Any) -> None:
+        language_model = model.get_base_model() if hasattr(model, "get_base_model") else model
+        if "skip_logits" in signature(language_model.forward).parameters:  # Liger's, which transformers puts there when training begins
+            model.register_forward_pre_hook(without_logits, with_kwargs=True)
         if self.packed:
             model.set_attn_implementation(PACKED)
         if torch.cuda.is_available() and args.bf16 and not args.deepspeed:

@@ -10,8 +10,9 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
-from transformers import AttentionInterface, Qwen2Config, Qwen2ForCausalLM
+from transformers import AttentionInterface, Qwen2Config, Qwen2ForCausalLM, Trainer, TrainingArguments
 
+from stages import adapter
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -39,21 +40,31 @@ def plain_varlen(query, key, value, starts, _, most, __, scale, window_size, ena
     return found
 
 
-def test_validation_too_computes_ligers_loss_without_logits(training, monkeypatch):
+@pytest.mark.parametrize("adapted", [True, False])
+def test_validation_too_computes_ligers_loss_without_logits(training, monkeypatch, tmp_path, adapted):
     from liger_kernel.transformers.model import qwen2
 
+    computed = {"training": 0, "validation": 0}
+
     def loss(hidden_states, lm_head_weight, labels, **_):  # Liger's own runs on a GPU only
+        computed["training" if hidden_states.requires_grad else "validation"] += 1
         return torch.nn.functional.cross_entropy((hidden_states @ lm_head_weight.T)[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
 
     monkeypatch.setattr(qwen2, "LigerForCausalLMLoss", loss)
     torch.manual_seed(0)
-    bare = Qwen2ForCausalLM(Qwen2Config(**SHAPE))
-    expected = bare.eval()(tokens := torch.randint(0, 64, (2, 8)), labels=tokens).loss
-    monkeypatch.setattr(Qwen2ForCausalLM, "forward", qwen2.lce_forward)
-    for model in (bare, get_peft_model(bare, LoraConfig(r=2, target_modules="all-linear"))):
-        training.Faster(False, False).on_init_end(SimpleNamespace(deepspeed=None, bf16=True), None, None, model=model)
-        found = model.eval()(input_ids=tokens, labels=tokens)
-        assert found.logits is None and found.loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    model = Qwen2ForCausalLM(Qwen2Config(**SHAPE))
+    row = {"input_ids": (tokens := torch.randint(0, 64, (8,))), "labels": tokens}
+    expected = model.eval()(tokens[None], labels=tokens[None]).loss.item()
+    settings = TrainingArguments(
+        str(tmp_path), use_cpu=True, bf16=True, max_steps=1, learning_rate=0.0, eval_strategy="steps", eval_steps=1, report_to="none",
+        prediction_loss_only=True, use_liger_kernel=True, liger_kernel_config=adapter.LOSS_ALONE,
+    )  # fmt: skip
+    if adapted:
+        model = get_peft_model(model, LoraConfig(r=2, target_modules="all-linear"))
+    trainer = Trainer(model, settings, train_dataset=[row], eval_dataset=[row, row], callbacks=[training.Faster(False, False)])
+    trainer.train()
+    assert computed == {"training": 1, "validation": 1}
+    assert trainer.state.log_history[0]["eval_loss"] == pytest.approx(expected, rel=0.01)
 
 
 def test_a_dialogue_begins_where_positions_begin_again_and_padding_is_one_more(training):
