@@ -14,8 +14,9 @@ from stages import adapter as trained
 from stages import predictions as answers
 from stages import server
 from stages.asking import answered
-from stages.common import fail
+from stages.common import fail, read_jsonl
 from stages.params import Predictions
+from stages.replicas import PREFILL
 
 CLI = f"{sys.prefix}/bin/llamafactory-cli"
 OFFLINE = Path(__file__).with_name("offline.py")
@@ -55,7 +56,7 @@ def answer_offline(folder: Path, tuned: Path, options: dict) -> dict:
 def answer_by_stage(profile: Predictions, folder: Path, tuned: Path, changes: dict) -> dict:
     """Return the rates of the predictions stage's own server and client, the adapter applied, and how many answers stay the same in other company."""
     chosen = profile.model_copy(update={"max_new_tokens": 256, "max_model_len": 2048, **changes})
-    asked = [json.loads(line) for line in (folder / "asked.jsonl").open(encoding="utf-8")]
+    asked = read_jsonl(folder / "asked.jsonl")
     for left in ("warm", "base", "tuned", "again"):  # by a run that was stopped
         (folder / f"{left}.jsonl").unlink(missing_ok=True)
     begin = time.perf_counter()
@@ -70,10 +71,11 @@ def answer_by_stage(profile: Predictions, folder: Path, tuned: Path, changes: di
             rows = answered(folder / f"{model}.jsonl").values()
             tokens = sum(row["completion_tokens"] for row in rows)
             found |= {f"{prefix}answers_per_second": len(rows) / seconds, f"{prefix}tokens_per_second": tokens / seconds}
-        answers.answer_all(urls, "tuned", asked[:AGAIN], folder / "again.jsonl", chosen.model_copy(update={"concurrency": FEW}))
-    first, again = answered(folder / "tuned.jsonl"), answered(folder / "again.jsonl")
-    same = sum(row["prediction"] == first[name]["prediction"] for name, row in again.items())
-    return found | {"same_answers": same / len(again)}
+        if chosen.concurrency > FEW:
+            answers.answer_all(urls, "tuned", asked[:AGAIN], folder / "again.jsonl", chosen.model_copy(update={"concurrency": FEW}))
+            first, again = answered(folder / "tuned.jsonl"), answered(folder / "again.jsonl")
+            found["same_answers"] = sum(row["prediction"] == first[name]["prediction"] for name, row in again.items()) / len(again)
+    return found
 
 
 def answer_all(profile: Predictions, folder: Path) -> Rows:
@@ -91,9 +93,8 @@ def answer_all(profile: Predictions, folder: Path) -> Rows:
     settings = {"max_model_len": 2048} | ({} if gpu else {"enforce_eager": True})
     yield "vLLM offline", partial(answer_offline, folder, tuned, settings)
     if gpu:
-        engine = server.device_options(profile, AT_ONCE) | {"max_num_seqs": AT_ONCE}
+        engine = server.device_options(profile, AT_ONCE) | {"max_num_seqs": AT_ONCE, "max_num_batched_tokens": PREFILL}
         engine["compilation_config"] = json.loads(str(engine["compilation_config"]))
         yield "vLLM offline, our engine's settings", partial(answer_offline, folder, tuned, settings | engine)
-    if gpu:
         yield "ours, replicas 2, batch-invariant", partial(ours, {"data_parallel_size": 2, "concurrency": AT_ONCE, "batch_invariant": True})
     yield "LLaMA-Factory's predict", partial(predict_by_llamafactory, folder, tuned, 32 if gpu else 8)

@@ -2,7 +2,6 @@
 
 import asyncio
 import itertools
-import json
 import os
 import signal
 import statistics
@@ -17,9 +16,10 @@ from pathlib import Path
 import httpx
 import yaml
 
-from bench.app import EVENTS, RAMP, load
+from bench.app import EVENTS, RAMP, Stream, load
 from bench.gpu_training import Rows
 from stages import server
+from stages.common import read_jsonl
 from stages.params import Serve
 
 CLI = f"{sys.prefix}/bin/llamafactory-cli"
@@ -54,21 +54,25 @@ def api_of_llamafactory(folder: Path) -> Iterator[str]:
 
 def questions(file: Path) -> Iterator[list[dict]]:
     """Yield the conversations of `file` again and again, each numbered at its beginning: nothing but the system text is in the prefix cache."""
-    known = [json.loads(line)["messages"] for line in file.open(encoding="utf-8")]
-    for number, (first, *others) in enumerate(itertools.cycle(known), 1):
+    for number, row in enumerate(itertools.cycle(read_jsonl(file)), 1):
+        first, *others = row["messages"]
         yield [first | {"content": f"{number}、{first['content']}"}, *others]
 
 
+def rate(streams: list[Stream], begin: float, end: float) -> float:
+    """Return the tokens a second of all streams between two times, where each stream has `EVENTS` tokens, in pieces of text of like size."""
+    return sum(EVENTS / len(stream.times) * sum(begin <= moment < end for moment in stream.times) for stream in streams) / (end - begin)
+
+
 def loaded(url: str, clients: int, seconds: float, asked: Iterator[list[dict]]) -> dict:
-    """Return what `clients` streams at once see: median seconds to the first text, tokens a second of all once they all have begun."""
-    start = time.perf_counter()
-    results = [stream for stream in asyncio.run(load(url, clients, seconds, asked)) if stream.right]
-    came = (EVENTS / len(stream.times) for stream in results for time in stream.times if RAMP <= time - start < seconds)
-    return {
-        "first_text_seconds": statistics.median(stream.first for stream in results),
-        "tokens_per_second": sum(came) / (seconds - RAMP),
-        "streams": len(results),
-    }
+    """Return what `clients` streams at once see: median seconds to the first text, and, in the `seconds` after they all have begun, tokens a second."""
+    begin = time.perf_counter() + RAMP
+    streams = asyncio.run(load(url, clients, RAMP + seconds, asked))
+    whole = [stream for stream in streams if stream.right]
+    found = {"streams": len(whole), "broken": len(streams) - len(whole)}
+    if whole:
+        found |= {"first_text_seconds": statistics.median(stream.first for stream in whole), "tokens_per_second": rate(whole, begin, begin + seconds)}
+    return found
 
 
 def serve(profile: Serve, folder: Path, seconds: float) -> Rows:
@@ -80,6 +84,6 @@ def serve(profile: Serve, folder: Path, seconds: float) -> Rows:
     asked = questions(folder / "asked.jsonl")
     for name, start, counts in (("ours", ours, CLIENTS), ("LLaMA-Factory's API", partial(api_of_llamafactory, folder), CLIENTS[:2])):
         with suppress(SystemExit), start() as url:  # one that does not start says why; the other is still worth its time
-            loaded(url, 4, RAMP + 1, asked)
+            loaded(url, 4, 1, asked)
             for clients in counts:
                 yield f"{name}, {clients} clients", partial(loaded, url, clients, seconds, asked)

@@ -17,7 +17,7 @@ import yaml
 
 from bench.synthetic import SHAPES
 from stages import adapter as trained
-from stages.common import remove
+from stages.common import read_jsonl, remove
 from stages.memory import CONTEXT, linear_layers, plan
 from stages.params import Adapter
 
@@ -84,8 +84,7 @@ def token_counts(base: Path, split: Path, template: str) -> list[int]:
     tokenizer = AutoTokenizer.from_pretrained(base)
     encode = get_template_and_fix_tokenizer(tokenizer, DataArguments(template=template, enable_thinking=False)).encode_multiturn
     counts = []
-    for line in (split / "train.jsonl").open(encoding="utf-8"):
-        row = json.loads(line)
+    for row in read_jsonl(split / "train.jsonl"):
         turns = [*row["history"], (row["instruction"], row["output"])]
         messages = [{"role": role, "content": text} for turn in turns for role, text in zip(("user", "assistant"), turn, strict=True)]
         counts.append(sum(len(ids) for pair in encode(tokenizer, messages) for ids in pair))
@@ -95,7 +94,8 @@ def token_counts(base: Path, split: Path, template: str) -> list[int]:
 def train(name: str, chosen: Adapter, folder: Path, steps: int, card: float | None = None, validated: bool = False) -> dict:
     """Train for `steps` through LLaMA-Factory, configured as the adapter stage does, and return rates.
 
-    `card`: the bytes of a smaller card, whose memory torch then keeps to. `validated`: the loss of val is taken after the last step.
+    `card`: the bytes of a smaller card, whose memory torch then keeps to. `validated`: the loss of val is taken before the first
+    step, when layers are compiled, and after the last.
     """
     base, split, run = folder / "base", folder / "split", folder / "runs" / "-".join(re.findall("[A-Za-z0-9]+", name))
     template = trained.read_template(ROOT / "templates" / "train.yaml", ROOT / "templates" / "zero", chosen)
@@ -111,7 +111,7 @@ def train(name: str, chosen: Adapter, folder: Path, steps: int, card: float | No
         "plot_loss": False, "logging_steps": LOGGED, "metric_for_best_model": None,
     }  # fmt: skip
     if validated:
-        config |= {"eval_strategy": "steps", "eval_steps": steps, "eval_dataset": "val"}
+        config |= {"eval_strategy": "steps", "eval_on_start": True, "eval_steps": steps, "eval_dataset": "val"}
     (run / "train.yaml").write_text(yaml.safe_dump(config))
     command, environment = trained.launched(chosen, run / "train.yaml")
     if card:

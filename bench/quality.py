@@ -18,13 +18,14 @@ from pathlib import Path
 import numpy as np
 import yaml
 from ruamel.yaml import YAML
+from tqdm import tqdm
 
 from bench.gpu import card, commit, versions
 from stages import adapter as trained
 from stages import predictions as answers
 from stages import server
 from stages.asking import answered
-from stages.common import fail, write_json
+from stages.common import fail, fingerprint, read_json, write_json
 from stages.metrics import interval
 from stages.params import Metrics, Params, read_params
 from stages.scores import NAMES, table
@@ -32,15 +33,18 @@ from stages.scores import NAMES, table
 ROOT = Path(__file__).parent.parent
 CLI = f"{sys.prefix}/bin/llamafactory-cli"
 SAME = {"num_train_epochs": 3.0, "learning_rate": 2.0e-3, "eval_steps": 0.2, "early_stopping_steps": None, "gradient_accumulation_steps": 1}
-FAST = {"batch": "auto", "disable_gradient_checkpointing": "auto", "neat_packing": True, "enable_liger_kernel": True, "torch_compile": True}
+PACKED = {
+    "cutoff_len": 1024, "neat_packing": True, "enable_liger_kernel": True, "torch_compile": True, "batch": "auto", "disable_gradient_checkpointing": "auto",
+}  # fmt: skip
 SHOWN = ("bleu-4", "rouge-l")
 PLAIN = "16 dialogues a step, padded"
 WAYS: dict[str, dict] = {  # changes of the adapter section
     PLAIN: {"cutoff_len": 1024, "per_device_train_batch_size": 16},
-    "as many in 3 packs of 1,024": FAST | {"cutoff_len": 1024, "per_device_train_batch_size": 3},
-    "three times as many, 9 packs": FAST | {"cutoff_len": 1024, "per_device_train_batch_size": 9},
-    "the profiles' 8 packs of 2,048": FAST | {"cutoff_len": 2048, "per_device_train_batch_size": 8},
-    "the same, learning rate × 2": FAST | {"cutoff_len": 2048, "per_device_train_batch_size": 8, "learning_rate": 4.0e-3},
+    "nearly as many in 3 packs of 1,024": PACKED | {"per_device_train_batch_size": 3},
+    "three times those: 9 packs": PACKED | {"per_device_train_batch_size": 9},
+    "the same, learning rate × 2": PACKED | {"per_device_train_batch_size": 9, "learning_rate": 4.0e-3},
+    "the profiles' 8 packs of 2,048": PACKED | {"cutoff_len": 2048, "per_device_train_batch_size": 8},
+    "those, learning rate × 2": PACKED | {"cutoff_len": 2048, "per_device_train_batch_size": 8, "learning_rate": 4.0e-3},
 }
 
 
@@ -52,7 +56,12 @@ def run(command: list[str], folder: Path, log: str) -> None:
         fail(f"{' '.join(command[:4])}: ended with status {done.returncode}: {folder / log} says why")
 
 
+def machine() -> dict:
+    return {"card": card(), "commit": commit(), "versions": versions()}
+
+
 def stage(name: str, folder: Path, **paths: Path) -> None:
+    """Run a stage of the pipeline in `folder`, with the parameters there."""
     words = [word for key, value in paths.items() for word in (f"--{key}", str(value))]
     run([sys.executable, "-m", f"stages.{name}", *words], folder, f"{name}.log")
 
@@ -68,6 +77,7 @@ def write_params(folder: Path, **sections: dict) -> Params:
 
 
 def make_data(folder: Path, data: Path, dialogues: int | None) -> None:
+    """Convert and split `data` as the pipeline does."""
     write_params(folder, raw={"source": "path", "path": str(data)}, converted={"max_dialogues": dialogues})
     stage("base", folder, tiny=ROOT / "models" / "tiny", out=folder / "base.json")
     stage("raw", folder, sample=ROOT / "data" / "sample" / "dialogues.jsonl", out=folder / "raw")
@@ -77,9 +87,11 @@ def make_data(folder: Path, data: Path, dialogues: int | None) -> None:
 
 def train(folder: Path, name: str, seed: int) -> tuple[Path, float]:
     """Return the adapter's folder and the loss of val, in nats a token."""
-    here = folder / f"{list(WAYS).index(name)}-{seed}"
-    write_params(here, adapter=SAME | WAYS[name] | {"seed": seed})
+    settings = SAME | WAYS[name] | {"seed": seed}
+    here = folder / fingerprint(settings, folder / "split")
+    write_params(here, adapter=settings)
     if not (here / "adapter").exists():
+        write_json(here / "made.json", machine())
         stage("adapter", here, base=folder / "base.json", split=folder / "split", template=ROOT / "templates" / "train.yaml",
               zero=ROOT / "templates" / "zero", templates=ROOT / "templates" / "chat", out=here / "adapter", plots=here / "loss")  # fmt: skip
     if not (here / "eval" / "eval_results.json").exists():
@@ -103,10 +115,10 @@ def scores(folder: Path, adapters: list[Path], questions: int, memory: float) ->
     line = server.command(
         ROOT / "models" / "tiny", host="127.0.0.1", port=port, served_model_name="base", tokenizer=str(adapters[0]),
         chat_template=str(ROOT / "templates" / "chat" / "qwen.jinja"), generation_config="vllm", dtype="bfloat16" if trained.on_gpu() else "float32",
-        max_model_len=params.max_model_len, enable_lora="", max_lora_rank=8, **server.device_options(params),
+        max_model_len=params.max_model_len, enable_lora="", max_lora_rank=answers.lora_rank(read_params().adapter.lora_rank), **server.device_options(params),
     )  # fmt: skip
     line += ["--lora-modules", *(f"{name}={adapter}" for name, adapter in named.items())]
-    with server.up("vLLM", line, server.environment(), port, folder / "vllm.log") as url:
+    with server.up("vLLM", line, server.environment(batch_invariant=trained.on_gpu()), port, folder / "vllm.log") as url:
         for name in named:
             answers.answer_all([url], name, asked, folder / f"{name}.jsonl", params)
     given = [answered(folder / f"{name}.jsonl") for name in named]
@@ -155,7 +167,7 @@ def main() -> None:
         make_data(folder, args.data.resolve(), args.dialogues)
     runs = [(folder, name, seed) for name in WAYS for seed in args.seeds]
     with ThreadPoolExecutor(args.jobs) as pool:
-        trained_ones = list(pool.map(train, *zip(*runs, strict=True)))
+        trained_ones = list(tqdm(pool.map(train, *zip(*runs, strict=True)), total=len(runs), desc="trainings", disable=None))
     given = scores(folder, [adapter for adapter, _ in trained_ones], args.questions, args.memory)
     losses: dict[str, list[float]] = {name: [] for name in WAYS}
     scored: dict[str, list[np.ndarray]] = {name: [] for name in WAYS}
@@ -165,7 +177,10 @@ def main() -> None:
     ways = compared(losses, scored, read_params().metrics)
     print(show(ways))
     if args.out:
-        write_json(args.out, {"card": card(), "commit": commit(), "versions": versions(), "seeds": args.seeds, "questions": args.questions, "ways": ways})
+        for name, row in ways.items():
+            row["trained"] = [read_json(adapter.parent / "made.json") for (_, way, _), (adapter, _) in zip(runs, trained_ones, strict=True) if way == name]
+        rows = read_json(folder / "split" / "report.json")["rows"]
+        write_json(args.out, {"answered": machine(), "rows": rows, "questions": args.questions, "seeds": args.seeds, "ways": ways})
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """What a GPU host without network is timed with: the real architectures with random weights, dialogues of HuatuoGPT's lengths."""
 
-import json
 import math
 import random
 from pathlib import Path
+
+from stages.common import read_jsonl, write_json, write_jsonl
 
 COLUMNS = {"prompt": "instruction", "query": "input", "response": "output", "system": "system", "history": "history"}
 SHAPES: dict[str, dict] = {  # config.json of Qwen2.5-1.5B and -7B
@@ -41,22 +42,20 @@ def make_base(size: str, tokenizer: Path, out: Path) -> None:
 
 def make_split(sample: Path, sizes: dict[str, int], out: Path) -> None:
     """Write train, val and test as the split stage does, of text cut from the embedded sample."""
-    draw = random.Random(1)
-    text = "".join(said[2:] for line in sample.open(encoding="utf-8") for said in json.loads(line)["data"])
+    text = "".join(said[2:] for row in read_jsonl(sample) for said in row["data"])
 
-    def cut(length: int) -> str:
+    def cut(length: int, draw: random.Random) -> str:
         start = draw.randrange(len(text) - length)
         return text[start : start + length]
 
-    def dialogue() -> dict:
+    def dialogue(draw: random.Random) -> dict:
         turns = draw.randint(*LONGER) if draw.random() < TURNS else 1
         lengths = [draw.lognormvariate(math.log(MEDIANS[turns > 1]), 0.43) for _ in range(turns)]
-        said = [(cut(draw.randint(12, 80)), cut(min(900, max(20, int(length))))) for length in lengths]
+        said = [(cut(draw.randint(12, 80), draw), cut(min(900, max(20, int(length))), draw)) for length in lengths]
         return {"instruction": said[-1][0], "input": "", "output": said[-1][1], "system": "", "history": said[:-1]}
 
     out.mkdir()
     for part, count in sizes.items():
-        rows = (json.dumps(dialogue(), ensure_ascii=False) + "\n" for _ in range(count))
-        (out / f"{part}.jsonl").write_text("".join(rows), encoding="utf-8")
-    info = {part: {"file_name": f"{part}.jsonl", "columns": COLUMNS} for part in sizes}
-    (out / "dataset_info.json").write_text(json.dumps(info), encoding="utf-8")
+        draw = random.Random(part)
+        write_jsonl(out / f"{part}.jsonl", (dialogue(draw) for _ in range(count)))
+    write_json(out / "dataset_info.json", {part: {"file_name": f"{part}.jsonl", "columns": COLUMNS} for part in sizes})

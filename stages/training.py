@@ -90,6 +90,7 @@ class Faster(TrainerCallback):
                 set_z3_leaf_module(layer, True)
 
     def on_train_begin(self, args: TrainingArguments, *_: Any, model: Any, **__: Any) -> None:
+        """Set what accelerate and Liger leave alone: the loss of validation, attention, the adapter's inputs, compiled layers."""
         language_model = model.get_base_model() if hasattr(model, "get_base_model") else model
         if "skip_logits" in signature(language_model.forward).parameters:  # Liger's, which transformers puts there when training begins
             model.register_forward_pre_hook(without_logits, with_kwargs=True)
