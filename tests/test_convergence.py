@@ -19,6 +19,14 @@ def test_validation_that_stands_still_has_converged():
     assert verdict(FALLING, [(10, 3.1), (20, 2.5), (30, 2.49), (40, 2.50)])["verdict"] == "converged"  # a rise within noise
 
 
+def test_a_short_training_that_stands_still_is_told_to_take_smaller_steps():
+    def advice(last):
+        return verdict(FALLING, [(10, 3.1), (20, 2.5), (last, 2.49)])["advice"]
+
+    assert "so few steps (499)" in advice(499) and "learning_rate" in advice(499)
+    assert "steps" not in advice(500)
+
+
 def test_both_losses_rising_is_divergence():
     found = verdict([(10, 3.0), (20, 2.5), (40, 6.0)], [(10, 3.1), (20, 2.7), (40, 7.0)])
     assert found["verdict"] == "diverged" and "learning_rate" in found["advice"]
