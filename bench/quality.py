@@ -53,10 +53,12 @@ def run(command: list[str], folder: Path, log: str) -> None:
     with (folder / log).open("wb") as output:
         done = subprocess.run(command, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=output, stderr=output)
     if done.returncode:
-        fail(f"{' '.join(command[:4])}: ended with status {done.returncode}: {folder / log} says why")
+        said = (folder / log).read_text(encoding="utf-8", errors="replace").split("\n")
+        fail(f"{folder / log}: ended with status {done.returncode}: {next((line for line in reversed(said) if line.strip()), 'no word')}")
 
 
 def machine() -> dict:
+    """Return what a result depends on beside its settings."""
     return {"card": card(), "commit": commit(), "versions": versions()}
 
 
