@@ -4,40 +4,27 @@ import math
 import random
 from pathlib import Path
 
+from bench.bases import QWEN2, shape, sizes, write_weights
 from stages.common import read_jsonl, write_json, write_jsonl
+from stages.tokenizer import prepare
 
 COLUMNS = {"prompt": "instruction", "query": "input", "response": "output", "system": "system", "history": "history"}
-SHAPES: dict[str, dict] = {  # config.json of Qwen2.5-1.5B and -7B
-    "tiny": {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 2, "num_attention_heads": 4,
-             "num_key_value_heads": 2, "vocab_size": 8192, "tie_word_embeddings": True},
-    "1.5b": {"hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12,
-             "num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": True},
-    "7b": {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28,
-           "num_key_value_heads": 4, "vocab_size": 152064, "tie_word_embeddings": False},
-}  # fmt: skip
+SHAPES: dict[str, dict] = {
+    "tiny": shape(128, 384, 2, 4, 2) | {"vocab_size": 8192, "tie_word_embeddings": True},
+    "1.5b": sizes("qwen2.5", "1.5b"),
+    "7b": sizes("qwen2.5-7b", "7b"),
+}
 TURNS, LONGER = 0.42, (2, 5)  # share of dialogues with more than one question (94,874 of 226,042), and how many they have
 MEDIANS = (246, 90)  # characters of the one answer, and of each of several
 
 
 def make_base(size: str, tokenizer: Path, out: Path) -> None:
-    """Write a Qwen2 model of that size with random bfloat16 weights, and the embedded base's tokenizer."""
-    import torch
-    from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
-
-    words = AutoTokenizer.from_pretrained(tokenizer)
-    config = Qwen2Config(
-        **SHAPES[size], max_position_embeddings=32768, rope_theta=1e6, dtype="bfloat16",
-        eos_token_id=words.eos_token_id, pad_token_id=words.pad_token_id, bos_token_id=None,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.bfloat16)
-    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-        model = Qwen2ForCausalLM(config)
-    torch.set_default_dtype(torch.float32)
-    with torch.no_grad():  # it answers with tokens that the tokenizer has a text for: others take vLLM forty times as long to decode
-        model.get_output_embeddings().weight[len(words) :] = 0
-    model.save_pretrained(out)
-    words.save_pretrained(out)
+    """Write a Qwen2 model of that size with random bfloat16 weights, and the embedded base's tokenizer with our chat template."""
+    _, words = prepare(tokenizer, out, "qwen")
+    ends = {"bos_token_id": None, "eos_token_id": words.eos_token_id, "pad_token_id": words.pad_token_id}
+    config = QWEN2 | SHAPES[size] | ends
+    write_json(out / "config.json", config)
+    write_weights(config, len(words), out)
 
 
 def make_split(sample: Path, sizes: dict[str, int], out: Path) -> None:
