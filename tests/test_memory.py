@@ -1,8 +1,11 @@
 """The estimate of a training's memory against what was measured, and what is chosen by it."""
 
+import importlib.util
+from pathlib import Path
+
 import pytest
 
-from stages.memory import cure, needed, parameters, plan
+from stages.memory import STATEFUL, STATELESS, carries_state, cure, needed, parameters, plan, sizes
 from tests.conftest import params_with
 
 SHAPES = {
@@ -106,3 +109,70 @@ def test_what_would_fit_is_named():
     assert cure(SHAPES["7B"], adapter(finetuning_type="full"), 85e9, True, True, 3) == "with adapter.gpus: 2, adapter.deepspeed: 3 it would fit"  # 3 cannot share 8
     assert "batch" not in cure(SHAPES["7B"], adapter(finetuning_type="full", gpus=3, batch="fixed"), 85e9, True, True, 3)
     assert cure(SHAPES["7B"], adapter(finetuning_type="full"), 85e9, True, True, 8) == "with adapter.gpus: 8, adapter.deepspeed: 2 it would fit"
+
+
+TEXT = {"model_type": "qwen3_5_text", "hidden_size": 1024, "intermediate_size": 3584, "num_hidden_layers": 24, "num_attention_heads": 8,
+        "num_key_value_heads": 2, "head_dim": 256, "vocab_size": 248320}  # fmt: skip
+FEW = {"hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12, "vocab_size": 151936}
+
+
+@pytest.mark.parametrize(("config", "keys", "head", "tied"), [
+    ({"model_type": "qwen3_5", "text_config": TEXT, "tie_word_embeddings": True}, 2, 256, True),
+    ({"model_type": "of_another_kind", "text_config": FEW | {"num_key_value_heads": 4}}, 4, 128, False),
+    (FEW | {"model_type": "llama"}, 12, 128, False),  # the classes' own defaults
+    (FEW | {"model_type": "qwen2"}, 32, 128, False),
+    (FEW | {"model_type": "qwen3"}, 32, 128, False),
+    (FEW | {"model_type": "gemma2"}, 4, 256, True),
+    (FEW, 12, 128, False),
+])  # fmt: skip
+def test_sizes_are_found_wherever_they_stand_and_taken_as_transformers_takes_them(config, keys, head, tied):
+    found = sizes(config)
+    assert (found.num_key_value_heads, found.head_dim, found.tie_word_embeddings) == (keys, head, tied)
+    assert found.hidden_size == (config.get("text_config") or config)["hidden_size"]
+    assert plan(config, adapter(), 80e9, True, True)
+
+
+@pytest.mark.parametrize(("config", "line"), [
+    ({"model_type": "gpt2"}, "intermediate_size is None in a model of type gpt2"),
+    ({"model_type": "mamba"}, "num_attention_heads is None in a model of type mamba"),
+    ({"model_type": "chatglm", "hidden_size": 4096, "num_layers": 28, "num_attention_heads": 32}, "intermediate_size is None"),
+    ({}, "hidden_size is None in a model of type None"),
+    (FEW | {"model_type": "qwen2", "hidden_size": "1536"}, "'hidden_size' expected int, got str"),
+    (FEW | {"model_type": "qwen2", "layer_types": ["full_attention"]}, "must be equal to the number of layer types (1)"),
+])  # fmt: skip
+def test_a_size_that_is_not_there_is_one_line(config, line, capsys):
+    with pytest.raises(SystemExit):
+        plan(config, adapter(), 80e9, True, True)
+    said = capsys.readouterr().err
+    assert said.startswith("error: config.json of the base: ") and line in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(("config", "carries"), [
+    ({"model_type": "qwen3_5", "text_config": {"layer_types": ["linear_attention"] * 3 + ["full_attention"]}}, True),
+    ({"model_type": "qwen3_next", "full_attention_interval": 4}, True),  # as its hub folders have it, without layer types
+    ({"model_type": "qwen3_5", "text_config": {"model_type": "qwen3_5_text"}}, True),
+    ({"model_type": "lfm2", "layer_types": ["conv", "full_attention"]}, True),
+    ({"model_type": "nemotron_h", "layers_block_type": ["mamba", "attention", "moe"]}, True),
+    ({"model_type": "granitemoehybrid", "layer_types": ["attention"] * 4}, False),  # Granite 4 without Mamba
+    ({"model_type": "qwen2", "layer_types": ["full_attention", "sliding_attention"]}, False),
+    ({"model_type": "llama"}, False),
+    ({"model_type": "of_another_kind", "layer_types": ["kimi_delta_attention"]}, True),  # unknown: not in packs
+])  # fmt: skip
+def test_a_base_that_carries_state_is_known_by_its_layers_or_its_type(config, carries):
+    assert carries_state(config) is carries
+
+
+def test_every_kind_of_layer_and_model_that_transformers_has_is_known_to_carry_state_or_not():
+    from transformers.configuration_utils import ALLOWED_LAYER_TYPES
+    from transformers.models.auto.configuration_auto import model_type_to_module_name
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    assert set(ALLOWED_LAYER_TYPES) - STATELESS == {"linear_attention", "conv", "mamba", "hybrid"}
+    models = Path(importlib.util.find_spec("transformers").origin).parent / "models"
+    stateful = {
+        kind for kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+        for file in models.joinpath(model_type_to_module_name(kind)).glob("modeling_*.py")
+        if "_is_stateful = True" in file.read_text(encoding="utf-8")
+    }  # fmt: skip
+    without_the_mark = {"lfm2", "lfm2_moe", "minimax", "recurrent_gemma"}
+    assert stateful | without_the_mark == STATEFUL

@@ -17,6 +17,7 @@ from tests.conftest import ROOT
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 SHAPE = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+NOTHING = {"packing": False, "packed": False, "keep_inputs": False, "liger": False, "compiled": False}
 POSITIONS = torch.tensor([[0, 1, 2, 0, 1, 2, 3, 0], [0, 1, 2, 3, 4, 5, 0, 0]])  # dialogues of 3, 4 and 6 tokens, padding of 1 and 2
 OWNERS = torch.tensor([[1, 1, 1, 2, 2, 2, 2, 0], [1, 1, 1, 1, 1, 1, 0, 0]])  # LLaMA-Factory's mask of the same
 
@@ -35,7 +36,7 @@ def plain_varlen(query, key, value, starts, _, most, __, scale, window_size, ena
     for begin, end in itertools.pairwise(starts.tolist()):
         q, k, v = (part[begin:end].transpose(0, 1) for part in (query, key, value))
         k, v = (part.repeat_interleave(len(q) // len(k), 0) for part in (k, v))
-        later = torch.full((end - begin, end - begin), -math.inf).triu(1)
+        later = torch.full((end - begin, end - begin), -math.inf, dtype=q.dtype).triu(1)
         found[begin:end] = (torch.softmax(q @ k.transpose(1, 2) * scale + later, -1) @ v).transpose(0, 1)
     return found
 
@@ -61,7 +62,7 @@ def test_validation_too_computes_ligers_loss_without_logits(training, monkeypatc
     )  # fmt: skip
     if adapted:
         model = get_peft_model(model, LoraConfig(r=2, target_modules="all-linear"))
-    trainer = Trainer(model, settings, train_dataset=[row], eval_dataset=[row, row], callbacks=[training.Faster(False, False)])
+    trainer = Trainer(model, settings, train_dataset=[row], eval_dataset=[row, row], callbacks=[training.Faster(**NOTHING | {"liger": True})])
     trainer.train()
     assert computed == {"training": 1, "validation": 1}
     assert trainer.state.log_history[0]["eval_loss"] == pytest.approx(expected, rel=0.01)
@@ -99,7 +100,7 @@ def test_weights_that_are_all_trained_in_float32_reach_attention_in_bfloat16(tra
 
 def test_compiling_a_model_without_layers_is_an_error(training, capsys):
     with pytest.raises(SystemExit):
-        training.Faster(packed=False, compiled=True).on_train_begin(SimpleNamespace(bf16=False, deepspeed=None), model=torch.nn.Linear(2, 2))
+        training.Faster(**NOTHING | {"compiled": True}).on_train_begin(SimpleNamespace(bf16=False, deepspeed=None), model=torch.nn.Linear(2, 2))
     assert "adapter.torch_compile, adapter.deepspeed: Linear has no layers" in capsys.readouterr().err
 
 
@@ -120,18 +121,10 @@ def adapted() -> tuple[PeftModel, list[LoraLayer]]:
     return model, [module for module in model.modules() if isinstance(module, LoraLayer)]
 
 
-@pytest.mark.parametrize(("bf16", "deepspeed", "widened"), [(True, None, False), (True, "zero/2.json", True), (False, None, True)])
-def test_inputs_are_left_alone_where_autocast_is_which_deepspeed_does_without(training, monkeypatch, bf16, deepspeed, widened):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    model, parts = adapted()
-    training.Faster(packed=False, compiled=False).on_train_begin(SimpleNamespace(bf16=bf16, deepspeed=deepspeed), model=model)
-    assert [part.cast_input_dtype_enabled for part in parts] == [widened] * 14
-
-
 @pytest.mark.parametrize(("bf16", "deepspeed", "dtype"), [(True, "zero/3.json", torch.bfloat16), (True, None, torch.float32), (False, "zero/3.json", torch.float32)])
 def test_deepspeed_is_given_an_adapter_that_widens_nothing(training, bf16, deepspeed, dtype):
     model, _ = adapted()
-    training.Faster(packed=False, compiled=False).on_init_end(SimpleNamespace(bf16=bf16, deepspeed=deepspeed), model=model)
+    training.Faster(**NOTHING).on_init_end(SimpleNamespace(bf16=bf16, deepspeed=deepspeed), model=model)
     assert {weight.dtype for weight in model.parameters() if weight.requires_grad} == {dtype}
     assert {weight.dtype for weight in model.parameters() if not weight.requires_grad} == {torch.float32}
 
@@ -141,7 +134,7 @@ def test_under_zero_3_whole_layers_travel(training, monkeypatch):
 
     model, _ = adapted()
     monkeypatch.setattr(training, "is_deepspeed_zero3_enabled", lambda: True)
-    training.Faster(packed=False, compiled=False).on_init_end(SimpleNamespace(bf16=False, deepspeed="zero/3.json"), model=model)
+    training.Faster(**NOTHING).on_init_end(SimpleNamespace(bf16=False, deepspeed="zero/3.json"), model=model)
     assert get_z3_leaf_modules(model) == list(model.base_model.model.model.layers)
     seen = []
     model.base_model.model.model.layers[0].register_forward_pre_hook(lambda _, given: seen.append(given[0].requires_grad))
@@ -149,29 +142,39 @@ def test_under_zero_3_whole_layers_travel(training, monkeypatch):
     assert seen == [True]  # without it the first layer's gradients would be collected before they are there
 
 
-def test_each_layer_is_compiled_as_one_graph_under_ddp_too(training, tmp_path, monkeypatch):
+@pytest.mark.parametrize("packed", [True, False])
+def test_each_layer_is_compiled_as_one_graph_under_ddp_too(training, tmp_path, monkeypatch, packed):
     shape = SHAPE | {"hidden_size": 256, "intermediate_size": 512}  # a layer of more than DDP's first bucket of 1 MB
     model, graphs = Qwen2ForCausalLM(Qwen2Config(**shape)), []
     AttentionInterface.register(training.PACKED, training.packed_attention)
-    monkeypatch.setattr(training.dynamo, "optimize_ddp", True)
+    torch._dynamo.reset()  # what another test compiled
+    monkeypatch.setattr(training, "varlen_attn", lambda query, *_, **__: query)
     monkeypatch.setattr("torch._inductor.compile_fx.compile_fx", lambda graph, *_, **__: graphs.append(graph) or graph.forward)
-    training.Faster(packed=True, compiled=True).on_train_begin(SimpleNamespace(bf16=False, deepspeed=None), model=model)
-    assert [layer._compiled_call_impl is not None for layer in model.model.layers] == [True, True]
-    assert model.config._attn_implementation == training.PACKED
-    model.set_attn_implementation("sdpa")
+    model.set_attn_implementation(training.PACKED if packed else "sdpa")
+    starts = {"position_ids": POSITIONS, "cu_seq_lens_q": training.boundaries(POSITIONS)} if packed else {}
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
-        torch.nn.parallel.DistributedDataParallel(model)(POSITIONS, use_cache=False)
+        with training.dynamo.patch(optimize_ddp=True):
+            faster = training.Faster(**NOTHING | {"compiled": True})
+            faster.on_train_begin(SimpleNamespace(bf16=False, deepspeed=None), model=model)
+            torch.nn.parallel.DistributedDataParallel(model)(POSITIONS, use_cache=False, **starts)
+            faster.on_step_end()
     finally:
         torch.distributed.destroy_process_group()
     assert len(graphs) == 1  # for both layers
 
 
-def test_packs_and_compiling_are_told_to_llamafactorys_training(training, tmp_path, monkeypatch):
-    (tmp_path / "train.yaml").write_text(json.dumps({"bf16": True, "neat_packing": False, "torch_compile": True}))
+@pytest.mark.parametrize(("bf16", "deepspeed", "keep_inputs"), [(True, None, True), (True, "zero/2.json", False), (False, None, False)])
+def test_what_is_asked_for_is_told_to_llamafactorys_training(training, tmp_path, monkeypatch, bf16, deepspeed, keep_inputs):
+    known = {"bf16": bf16, "neat_packing": True, "torch_compile": True, "enable_liger_kernel": False, "use_liger_kernel": True}
+    known |= {"deepspeed": deepspeed, "model_name_or_path": str(ROOT / "models" / "tiny")}
+    (tmp_path / "train.yaml").write_text(json.dumps(known))
     seen = []
     monkeypatch.setattr(sys, "argv", ["training", str(tmp_path / "train.yaml")])
     monkeypatch.setattr(training, "run_exp", lambda config, callbacks: seen.extend((config, *callbacks)))
+    monkeypatch.setattr(training.workflow, "SFTDataCollatorWith4DAttentionMask", None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     training.main()
     config, faster = seen
-    assert "torch_compile" not in config and (faster.compiled, faster.packed) == (True, False)
+    assert "torch_compile" not in config
+    assert vars(faster) == {"packing": True, "packed": bf16, "keep_inputs": keep_inputs, "liger": True, "compiled": True}
