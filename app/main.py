@@ -38,7 +38,8 @@ def create(params: Params) -> FastAPI:
     """Return the application for these parameters; it opens its database at once and its client when it starts."""
     settings = params.app
     store = Store(os.environ.get("XINGLIN_DATABASE", settings.database))
-    upstream = Upstream(settings.upstream or f"http://{params.serve.host}:{params.serve.port}", params.serve.model_name, settings.timeout_seconds)
+    url = settings.upstream or f"http://{params.serve.host}:{params.serve.port}"
+    upstream = Upstream(url, params.serve.model_name, settings.timeout_seconds, params.decoding)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -11,6 +11,8 @@ import aiohttp
 from app.errors import APIError
 from stages.asking import API_KEY
 from stages.common import bearer
+from stages.decoding import filled
+from stages.params import Decoding
 
 RETRY_SECONDS = 5  # what a client is told to wait while the server restarts
 PROBE_SECONDS = 10  # how long an answered probe counts
@@ -23,8 +25,8 @@ def unavailable() -> APIError:
 class Upstream:
     """A client of the server at `url`; use it as an async context manager."""
 
-    def __init__(self, url: str, model: str, timeout: float) -> None:
-        self.url, self.model = url.rstrip("/").removesuffix("/v1"), model
+    def __init__(self, url: str, model: str, timeout: float, decoding: Decoding) -> None:
+        self.url, self.model, self.decoding = url.rstrip("/").removesuffix("/v1"), model, decoding
         self.timeout = aiohttp.ClientTimeout(total=timeout, sock_connect=3)
         self.probed = 0.0
 
@@ -38,9 +40,13 @@ class Upstream:
 
     @asynccontextmanager
     async def chat(self, payload: dict[str, Any], request_id: str) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Yield the server's reply once it has begun to answer; raises APIError if it does not."""
+        """Yield the server's reply once it has begun to answer; raises APIError if it does not.
+
+        What the payload leaves out of decoding is as it was scored, so that the server's own defaults never answer.
+        """
+        sent = filled(self.decoding, payload)
         with faults():
-            async with self.session.post(f"{self.url}/v1/chat/completions", json=payload, headers={"X-Request-ID": request_id}) as reply:
+            async with self.session.post(f"{self.url}/v1/chat/completions", json=sent, headers={"X-Request-ID": request_id}) as reply:
                 if reply.status != 200:
                     raise refusal(reply.status, await reply.read())
                 yield reply

@@ -89,7 +89,7 @@ def main() -> None:
         "train": lambda: train_all(profile.adapter, args.size, folder, args.steps),
         "fit": lambda: fit_all(profile.adapter, folder),
         "scale": lambda: scale_all(profile.adapter, folder, args.steps),
-        "answer": lambda: answer_all(profile.predictions, folder),
+        "answer": lambda: answer_all(profile.predictions, profile.decoding, folder),
         "serve": lambda: serve(profile.serve, folder, args.seconds),
     }
     peers = {"train": ("tokens_per_second", "the web board's settings"), "fit": ("tokens_per_second", "LoRA"),

@@ -15,7 +15,7 @@ from stages import predictions as answers
 from stages import server
 from stages.asking import answered
 from stages.common import fail, read_jsonl
-from stages.params import Predictions
+from stages.params import Decoding, Predictions
 from stages.replicas import PREFILL
 
 CLI = f"{sys.prefix}/bin/llamafactory-cli"
@@ -23,7 +23,6 @@ OFFLINE = Path(__file__).with_name("offline.py")
 AT_ONCE = 1024  # questions, shared out to the replicas
 AGAIN, FEW = 256, 16  # questions that are asked once more, so many at once: are the answers the same?
 REPLICAS = {"1": (1, AT_ONCE), "2": (2, AT_ONCE), "4": (4, AT_ONCE), "4, 2048 at once": (4, 2048)}
-TEMPLATE = Path(__file__).parent.parent / "templates" / "chat" / "qwen.jinja"
 
 
 def predict_by_llamafactory(folder: Path, tuned: Path, samples: int) -> dict:
@@ -45,7 +44,7 @@ def predict_by_llamafactory(folder: Path, tuned: Path, samples: int) -> dict:
 
 def answer_offline(folder: Path, tuned: Path, options: dict) -> dict:
     """Return the rates of vLLM without a server, the adapter applied: its defaults but for `options`."""
-    line = [str(server.vllm_python()), str(OFFLINE), str(folder / "base"), str(tuned), str(TEMPLATE), str(folder / "asked.jsonl"), json.dumps(options)]
+    line = [str(server.vllm_python()), str(OFFLINE), str(folder / "base"), str(tuned), str(folder / "asked.jsonl"), json.dumps(options)]
     done = subprocess.run(line, capture_output=True, text=True, env=server.environment())
     if done.returncode:
         print(f"offline: failed\n{done.stderr[-1500:]}", flush=True)
@@ -53,38 +52,38 @@ def answer_offline(folder: Path, tuned: Path, options: dict) -> dict:
     return json.loads(done.stdout.split("RESULT ")[1].splitlines()[0])
 
 
-def answer_by_stage(profile: Predictions, folder: Path, tuned: Path, changes: dict) -> dict:
+def answer_by_stage(profile: Predictions, decoding: Decoding, folder: Path, tuned: Path, changes: dict) -> dict:
     """Return the rates of the predictions stage's own server and client, the adapter applied, and how many answers stay the same in other company."""
     chosen = profile.model_copy(update={"max_new_tokens": 256, "max_model_len": 2048, **changes})
     asked = read_jsonl(folder / "asked.jsonl")
     for left in ("warm", "base", "tuned", "again"):  # by a run that was stopped
         (folder / f"{left}.jsonl").unlink(missing_ok=True)
     begin = time.perf_counter()
-    with answers.endpoints(chosen, folder / "base", tuned, TEMPLATE, folder / "vllm.log") as urls:
+    with answers.endpoints(chosen, folder / "base", tuned, folder / "vllm.log") as urls:
         up = time.perf_counter() - begin
-        answers.answer_all(urls, "tuned", asked[:64], folder / "warm.jsonl", chosen)
+        answers.answer_all(urls, "tuned", asked[:64], folder / "warm.jsonl", chosen, decoding)
         found = {"start_seconds": up}
         for model, prefix in (("base", "base_"), ("tuned", "")):
             start = time.perf_counter()
-            answers.answer_all(urls, model, asked, folder / f"{model}.jsonl", chosen)
+            answers.answer_all(urls, model, asked, folder / f"{model}.jsonl", chosen, decoding)
             seconds = time.perf_counter() - start
             rows = answered(folder / f"{model}.jsonl").values()
             tokens = sum(row["completion_tokens"] for row in rows)
             found |= {f"{prefix}answers_per_second": len(rows) / seconds, f"{prefix}tokens_per_second": tokens / seconds}
         if chosen.concurrency > FEW:
-            answers.answer_all(urls, "tuned", asked[:AGAIN], folder / "again.jsonl", chosen.model_copy(update={"concurrency": FEW}))
+            answers.answer_all(urls, "tuned", asked[:AGAIN], folder / "again.jsonl", chosen.model_copy(update={"concurrency": FEW}), decoding)
             first, again = answered(folder / "tuned.jsonl"), answered(folder / "again.jsonl")
             found["same_answers"] = sum(row["prediction"] == first[name]["prediction"] for name, row in again.items()) / len(again)
     return found
 
 
-def answer_all(profile: Predictions, folder: Path) -> Rows:
+def answer_all(profile: Predictions, decoding: Decoding, folder: Path) -> Rows:
     """Yield a way to answer and a function that returns its rates, with the first adapter that the training left."""
     tuned = next((file.parent for file in sorted((folder / "runs").glob("*/adapter_model.safetensors"))), None)
     if tuned is None:
         fail(f"{folder / 'runs'}: no adapter to answer with: run '--parts train' first")
     gpu, cards = trained.on_gpu(), trained.gpus_here()
-    ours = partial(answer_by_stage, profile, folder, tuned)
+    ours = partial(answer_by_stage, profile, decoding, folder, tuned)
     shares = dict(REPLICAS) if gpu else {"1": (1, 16)}
     if cards > 1:
         shares[f"{2 * cards}, {cards} GPUs"] = 2 * cards, AT_ONCE * cards

@@ -23,7 +23,6 @@ from stages.common import read_jsonl
 from stages.params import Serve
 
 CLI = f"{sys.prefix}/bin/llamafactory-cli"
-TEMPLATE = Path(__file__).parent.parent / "templates" / "chat" / "qwen.jinja"
 CLIENTS = (1, 16, 64, 256)
 
 
@@ -78,7 +77,7 @@ def loaded(url: str, clients: int, seconds: float, asked: Iterator[list[dict]]) 
 def serve(profile: Serve, folder: Path, seconds: float) -> Rows:
     """Yield a number of clients and a function that returns what they see, on ours and on the peer."""
     ours = partial(
-        server.running, folder / "base", folder / "vllm.log", served_model_name="xinglin", chat_template=str(TEMPLATE),
+        server.running, folder / "base", folder / "vllm.log", served_model_name="xinglin",
         max_model_len=profile.max_model_len, generation_config="vllm", **server.device_options(profile),
     )  # fmt: skip
     asked = questions(folder / "asked.jsonl")

@@ -1,6 +1,6 @@
 """vLLM without a server, an adapter applied: greedy answers, 256 new tokens, the rates as JSON. Run by .venv-vllm, for bench.gpu.
 
-Usage: .venv-vllm/bin/python bench/offline.py BASE ADAPTER TEMPLATE ASKED OPTIONS
+Usage: .venv-vllm/bin/python bench/offline.py BASE ADAPTER ASKED OPTIONS
 """
 
 import json
@@ -13,12 +13,10 @@ def main() -> None:
     from vllm import LLM, SamplingParams
     from vllm.lora.request import LoRARequest
 
-    base, tuned, template, file, options = sys.argv[1:]
-    model = LLM(model=base, enable_lora=True, max_lora_rank=8, tokenizer=tuned, **json.loads(options))
+    base, tuned, file, options = sys.argv[1:]
+    model = LLM(model=base, enable_lora=True, max_lora_rank=8, **json.loads(options))
     asked = [json.loads(line)["messages"] for line in Path(file).read_text(encoding="utf-8").splitlines()]
-    settings, how = SamplingParams(temperature=0, max_tokens=256), {
-        "lora_request": LoRARequest("tuned", 1, tuned), "chat_template": Path(template).read_text(encoding="utf-8"), "use_tqdm": False,
-    }  # fmt: skip
+    settings, how = SamplingParams(temperature=0, max_tokens=256), {"lora_request": LoRARequest("tuned", 1, tuned), "use_tqdm": False}
     model.chat(asked[:64], settings, **how)
     start = time.perf_counter()
     given = model.chat(asked, settings, **how)

@@ -27,6 +27,7 @@ from stages import server
 from stages.asking import answered
 from stages.common import fail, fingerprint, read_json, write_json
 from stages.metrics import interval
+from stages.model_folder import open_base
 from stages.params import Metrics, Params, read_params
 from stages.scores import NAMES, table
 
@@ -81,7 +82,7 @@ def write_params(folder: Path, **sections: dict) -> Params:
 def make_data(folder: Path, data: Path, dialogues: int | None) -> None:
     """Convert and split `data` as the pipeline does."""
     write_params(folder, raw={"source": "path", "path": str(data)}, converted={"max_dialogues": dialogues})
-    stage("base", folder, tiny=ROOT / "models" / "tiny", out=folder / "base.json")
+    stage("base", folder, tiny=ROOT / "models" / "tiny", out=folder / "base.json", tokenizer=folder / "tokenizer", check=folder / "check.json")
     stage("raw", folder, sample=ROOT / "data" / "sample" / "dialogues.jsonl", out=folder / "raw")
     stage("converted", folder, raw=folder / "raw", out=folder / "converted")
     stage("split", folder, converted=folder / "converted", out=folder / "split")
@@ -95,7 +96,7 @@ def train(folder: Path, name: str, seed: int) -> tuple[Path, float]:
     if not (here / "adapter").exists():
         write_json(here / "made.json", machine())
         stage("adapter", here, base=folder / "base.json", split=folder / "split", template=ROOT / "templates" / "train.yaml",
-              zero=ROOT / "templates" / "zero", templates=ROOT / "templates" / "chat", out=here / "adapter", plots=here / "loss")  # fmt: skip
+              zero=ROOT / "templates" / "zero", tokenizer=folder / "tokenizer", out=here / "adapter", plots=here / "loss")  # fmt: skip
     if not (here / "eval" / "eval_results.json").exists():
         config = {
             "model_name_or_path": str(ROOT / "models" / "tiny"), "adapter_name_or_path": str(here / "adapter"), "stage": "sft", "do_eval": True,
@@ -110,19 +111,20 @@ def train(folder: Path, name: str, seed: int) -> tuple[Path, float]:
 
 def scores(folder: Path, adapters: list[Path], questions: int, memory: float) -> list[np.ndarray]:
     """Return each adapter's scores [questions, NAMES] in percent."""
-    params = write_params(folder, predictions={"concurrency": 256, "gpu_memory_utilization": memory}).predictions
+    every = write_params(folder, predictions={"concurrency": 256, "gpu_memory_utilization": memory})
+    params = every.predictions
     asked = answers.samples(folder / "split" / "test.jsonl", questions)
     named = {adapter.parent.name: adapter for adapter in adapters}
     port = server.free_port()
     line = server.command(
-        ROOT / "models" / "tiny", host="127.0.0.1", port=port, served_model_name="base", tokenizer=str(adapters[0]),
-        chat_template=str(ROOT / "templates" / "chat" / "qwen.jinja"), generation_config="vllm", dtype="bfloat16" if trained.on_gpu() else "float32",
+        open_base(read_json(folder / "base.json"), folder / "tokenizer"), host="127.0.0.1", port=port, served_model_name="base",
+        generation_config="vllm", dtype="bfloat16" if trained.on_gpu() else "float32",
         max_model_len=params.max_model_len, enable_lora="", max_lora_rank=answers.lora_rank(read_params().adapter.lora_rank), **server.device_options(params),
     )  # fmt: skip
     line += ["--lora-modules", *(f"{name}={adapter}" for name, adapter in named.items())]
     with server.up("vLLM", line, server.environment(batch_invariant=trained.on_gpu()), port, folder / "vllm.log") as url:
         for name in named:
-            answers.answer_all([url], name, asked, folder / f"{name}.jsonl", params)
+            answers.answer_all([url], name, asked, folder / f"{name}.jsonl", params, every.decoding)
     given = [answered(folder / f"{name}.jsonl") for name in named]
     return [table([rows[one["id"]] for one in asked], name)[:, : len(NAMES)] for name, rows in zip(named, given, strict=True)]
 

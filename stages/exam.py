@@ -1,7 +1,7 @@
 """exam: multiple-choice medical exams taken by base and tuned: accuracy by subject, the gain, 95 % intervals of each.
 
 Usage: stages/run exam --base models/base.json --adapter models/adapter --split data/split \
-           --templates templates/chat --out data/exam.jsonl --metrics evaluations/exam.json
+           --tokenizer models/tokenizer --out data/exam.jsonl --metrics evaluations/exam.json
 
 `exam.path` is a file like CMExam's (a table of Question, Options "A …\\nB …", Answer) or CMB's (JSON of question, option
 {"A": …}, answer, question_type). The servers are those of predictions; their structured outputs leave a model no other reply
@@ -26,10 +26,8 @@ from stages.asking import Chat, Refused, answered, collect, connect
 from stages.cleaning import tidy
 from stages.common import (
     arguments,
-    base_folder,
     fail,
     fingerprint,
-    need_memory,
     read_json,
     read_jsonl,
     remove,
@@ -37,10 +35,12 @@ from stages.common import (
     write_json,
     write_jsonl,
 )
+from stages.decoding import fields
 from stages.formats import Unusable
 from stages.metrics import interval
-from stages.params import Exam, Metrics, read_params
-from stages.predictions import MODELS, SERVING_BYTES, endpoints, shifts
+from stages.model_folder import open_base
+from stages.params import Decoding, Exam, Metrics, read_params
+from stages.predictions import MODELS, endpoints, need_room, precision, shifts
 from stages.reading import Broken, records
 from stages.rows import texts_of
 from stages.similarity import all_pairs, plain
@@ -136,10 +136,10 @@ def allowed(question: dict) -> str:
     return f"({'|'.join(''.join(f'{before}?' for before in letters[:i]) + last for i, last in enumerate(letters))})"
 
 
-async def ask(chat: Chat, question: dict, model: str) -> dict:
-    """Return id and the letters that a model replies with, greedily; no repetition penalty, which would weigh the letters."""
+async def ask(chat: Chat, question: dict, model: str, decoding: dict) -> dict:
+    """Return id and the letters that a model replies with."""
     pattern = allowed(question)
-    request = {"model": model, "messages": messages(question), "max_tokens": MAX_TOKENS, "temperature": 0}
+    request = {"model": model, "messages": messages(question), "max_tokens": MAX_TOKENS, **decoding}
     status, text = await chat(request | {"structured_outputs": {"regex": pattern}})
     if status != 200:
         raise Refused(f"{model}: line {question['line']}: the server says {status}: {text[:300]}")
@@ -147,6 +147,11 @@ async def ask(chat: Chat, question: dict, model: str) -> dict:
     if not re.fullmatch(pattern, letters):
         raise Refused(f"{model}: line {question['line']}: the reply {letters[:40]!r} is no choice: is the server a vLLM that knows structured_outputs?")
     return {"id": question["id"], "letters": letters}
+
+
+def of_letters(decoding: Decoding) -> dict:
+    """Return the decoding of a choice: without a penalty, which would weigh the letters, those in the question among them."""
+    return fields(decoding) | {"repetition_penalty": 1.0}
 
 
 def leaked(questions: list[dict], train: Path, threshold: float) -> set[int]:
@@ -215,7 +220,7 @@ def sheet(exam: Exam) -> tuple[list[dict], list[dict]]:
 
 
 def main() -> None:
-    paths = arguments(__doc__, "base", "adapter", "split", "templates", "out", "metrics")
+    paths = arguments(__doc__, "base", "adapter", "split", "tokenizer", "out", "metrics")
     params = read_params()
     asked, unusable = sheet(params.exam)
     known = leaked(asked, paths.split / "train.jsonl", params.split.near_duplicate_threshold)
@@ -223,16 +228,21 @@ def main() -> None:
         lines = first([str(line) for line in sorted(known)])
         print(f"exam: warning: {len(known)} of {len(asked)} questions stand in the training part, lines {lines}", file=sys.stderr)
     record = read_json(paths.base)
-    predictions, chat_template = params.predictions, paths.templates / f"{params.adapter.template}.jinja"
+    predictions = params.predictions
+    base, groups, decoding = open_base(record, paths.tokenizer), shifts(predictions, paths.adapter), of_letters(params.decoding)
+    dtype = precision(predictions, base, MODELS in groups)
     if not predictions.base_url:
-        need_memory(record, SERVING_BYTES, "exam")
-    what_counts = predictions.model_dump(include={"base_url", "max_model_len", "dtype", "tensor_parallel_size"})
-    work = work_folder("exam", fingerprint(what_counts, record["files"], paths.adapter, chat_template, PROMPT, KINDS))
-    for models in shifts(predictions, paths.adapter):
-        with endpoints(predictions, base_folder(record), paths.adapter, chat_template, work / "vllm.log", models) as urls:
+        need_room(record, base, dtype, "exam")
+    engine = predictions.model_dump(include={"base_url", "max_model_len", "tensor_parallel_size"})
+    what_counts = engine | {"dtype": dtype} | decoding
+    work = work_folder("exam", fingerprint(what_counts, record["files"], paths.adapter, paths.tokenizer, PROMPT, KINDS))
+    answer = partial(ask, decoding=decoding)
+    for models in groups:
+        with endpoints(predictions, base, paths.adapter, work / "vllm.log", models) as urls:
             for model in models:
                 client_of = partial(connect, urls, predictions.concurrency)
-                collect(client_of, asked, partial(ask, model=model), work / f"{model}.jsonl", predictions.concurrency, model)
+                file = work / f"{model}.jsonl"
+                collect(client_of, asked, partial(answer, model=model), file, predictions.concurrency, model)
     replies = {model: answered(work / f"{model}.jsonl") for model in MODELS}
     rows = [
         row | {model: replies[model][row["id"]]["letters"] for model in MODELS} | {"in_training": row["line"] in known}

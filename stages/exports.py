@@ -1,6 +1,6 @@
 """exports: the merged model in lighter formats, and what each costs: size, scores, the difference to the merged model, speed.
 
-Usage: stages/run exports --model models/merged --split data/split --templates templates/ollama \
+Usage: stages/run exports --model models/merged --split data/split \
            --requirements requirements/export.txt --out models/exports --answers data/exports --metrics evaluations/exports.json
 
 Each format answers the part that predictions answers, with the same settings: fp8 and gptq by vLLM, gguf by llama.cpp,
@@ -21,6 +21,7 @@ import orjson
 
 from stages import llama, quantized, server
 from stages.asking import API_KEY, SECONDS, answered, post
+from stages.chat_template import ollama
 from stages.common import (
     arguments,
     bearer,
@@ -37,14 +38,16 @@ from stages.common import (
     write_jsonl,
 )
 from stages.metrics import MEANING, interval, scored
-from stages.params import Metrics, Params, read_params
+from stages.params import Decoding, Metrics, Params, read_params
 from stages.predictions import answer_all, measured, samples, what_counts
 from stages.replicas import replicas
 from stages.rows import messages
 from stages.scores import NAMES, RATES
+from stages.tokenizer import template_of
 
 CALIBRATION = 128  # rows of the training part that GPTQ rounds by
 MERGED = "merged"
+QUANTIZING = 7.5  # the least compute capability of a GPU that vLLM runs fp8 and gptq on (its compressed_tensors schemes)
 
 
 def export_python() -> Path:
@@ -61,12 +64,24 @@ def calibration(train: Path) -> list[dict]:
     return [{"messages": [*messages(row), {"role": "assistant", "content": row["output"]}]} for row in rows]
 
 
-def modelfile(template: str, stops: list[str], penalty: float, tokens: int) -> str:
-    """Return Ollama's Modelfile: greedy, the penalty that was scored, over the whole conversation."""
-    settings = {"temperature": 0, "repeat_penalty": penalty, "repeat_last_n": tokens, "num_ctx": tokens}
+def modelfile(template: str, stops: list[str], decoding: Decoding, tokens: int) -> str:
+    """Return Ollama's Modelfile: the decoding that was scored, its penalty over the whole conversation."""
+    settings = decoding.model_dump(include={"temperature", "top_p", "top_k"})
+    settings |= {"repeat_penalty": decoding.repetition_penalty, "repeat_last_n": tokens, "num_ctx": tokens}
     lines = [f"PARAMETER {name} {value}" for name, value in settings.items()]
     lines += [f'PARAMETER stop "{stop}"' for stop in stops]
     return "\n".join(["FROM ./xinglin.gguf", f'TEMPLATE """{template}"""', *lines]) + "\n"
+
+
+def go_template(model: Path, name: str) -> str:
+    """Return the chat template `name` in Ollama's language."""
+    from transformers import PreTrainedTokenizerFast
+
+    words = PreTrainedTokenizerFast.from_pretrained(model)
+    try:
+        return ollama(template_of(words, name), words)
+    except ValueError as error:
+        fail(f"gguf: adapter.template: {name}: Ollama's language cannot express it: {error}: take gguf out of merged.exports")
 
 
 def stops(model: Path) -> list[str]:
@@ -99,17 +114,27 @@ def serving(kind: str, model: Path, params: Params, log: Path) -> Iterator[list[
     if kind == "gguf":
         port = server.free_port()
         line = [str(export_python()), "-m", llama.__name__, str(model / "xinglin.gguf")]
-        line += [str(word) for word in (port, settings.max_model_len, settings.repetition_penalty)]
+        line += [str(port), str(settings.max_model_len), params.decoding.model_dump_json()]
         with server.up("llama.cpp", line, server.environment(), port, log) as url:
             yield [url]
         return
-    with replicas(settings, model, log, served_model_name=kind, dtype=dtype(kind, settings.dtype)) as urls:
+    engine = settings.model_copy(update={"dtype": precision(kind, model, settings.dtype)})
+    with replicas(engine, model, log, served_model_name=kind) as urls:
         yield urls
 
 
-def dtype(kind: str, wanted: str) -> str:
-    """Return the precision that vLLM computes in: its 4 bit kernels know no float32, its FP8 kernels do on a CPU only."""
-    return "bfloat16" if wanted == "float32" and (kind == "gptq" or (kind == "fp8" and server.on_gpu())) else wanted
+def precision(kind: str, model: Path, setting: str) -> str:
+    """Return what a format is computed in: vLLM's 4 bit kernels know no float32, its FP8 kernels do on a CPU only."""
+    found = server.compute_dtype(setting, server.stored_dtype(model), "predictions.dtype")
+    return server.half() if found == "float32" and (kind == "gptq" or (kind == "fp8" and server.on_gpu())) else found
+
+
+def check_device(kinds: list[str]) -> None:
+    """Stop with one line before anything is made that vLLM could not answer by on this GPU."""
+    has = server.capability()
+    if server.on_gpu() and has and has < QUANTIZING and (lost := [kind for kind in kinds if kind != "gguf"]):
+        needs = f"vLLM needs a GPU of compute capability {QUANTIZING}, this one has {has}"
+        fail(f"merged.exports: {', '.join(lost)}: {needs}: take gguf", 2)
 
 
 def prompts(url: str, kind: str, asked: list[dict]) -> dict[str, list[int]]:
@@ -137,13 +162,15 @@ def answers(kind: str, model: Path, asked: list[dict], params: Params, merged: d
     Prompts read otherwise than `merged` says of the merged model stop it before it answers.
     """
     chosen = params.predictions.model_copy(update={"concurrency": llama.SLOTS}) if kind == "gguf" else params.predictions
-    work = work_folder(f"exports-{kind}", fingerprint(what_counts(params.predictions), model, [sample["id"] for sample in asked]))
+    dtype = "" if kind == "gguf" else precision(kind, model, params.predictions.dtype)
+    counts = what_counts(params.predictions, params.decoding, dtype)
+    work = work_folder(f"exports-{kind}", fingerprint(counts, model, [sample["id"] for sample in asked]))
     file = work / "answers.jsonl"
     with serving(kind, model, params, work / "server.log") as urls:
         ids = prompts(urls[0], kind, asked)
         same_prompts(merged, ids, kind)
         before, start = len(answered(file)), time.perf_counter()
-        answer_all(urls, kind, asked, file, chosen)
+        answer_all(urls, kind, asked, file, chosen, params.decoding)
         seconds = time.perf_counter() - start
     rows = [answered(file)[sample["id"]] for sample in asked]
     return rows, measured(work, {kind: rows}, seconds, len(rows) - before), ids
@@ -178,18 +205,20 @@ def show(found: dict) -> str:
 
 
 def main() -> None:
-    paths = arguments(__doc__, "model", "split", "templates", "requirements", "out", "answers", "metrics")
+    paths = arguments(__doc__, "model", "split", "requirements", "out", "answers", "metrics")
     params = read_params()
     if not params.merged.exports:
         fail("params.yaml: merged.exports: []: nothing to make, expected one or more of fp8, gptq, gguf", 2)
-    export_python()
     kinds: list[str] = list(dict.fromkeys(params.merged.exports))
+    check_device(kinds)
+    export_python()
     need_space(Path("."), (1 + len(kinds)) * weights_bytes(paths.model), "the exports")
     rows = {"gptq": calibration(paths.split / "train.jsonl")}
-    template = (paths.templates / f"{params.adapter.template}.tmpl").read_text(encoding="utf-8")
-    text = modelfile(template, stops(paths.model), params.predictions.repetition_penalty, params.predictions.max_model_len)
     for kind in kinds:
-        make(kind, paths.model, rows.get(kind, []), text if kind == "gguf" else "", paths.requirements, paths.out / kind)
+        text = ""
+        if kind == "gguf":
+            text = modelfile(go_template(paths.model, params.adapter.template), stops(paths.model), params.decoding, params.predictions.max_model_len)
+        make(kind, paths.model, rows.get(kind, []), text, paths.requirements, paths.out / kind)
     for stale in paths.out.iterdir():
         if stale.name not in kinds:
             remove(stale)

@@ -1,10 +1,12 @@
 """llama: llama.cpp's OpenAI server on a GGUF file; its Python is that of .venv-export.
 
-Usage: python -m stages.llama MODEL.gguf PORT TOKENS PENALTY
+Usage: python -m stages.llama MODEL.gguf PORT TOKENS DECODING
 
-A conversation may have TOKENS tokens; PENALTY acts on all of them, as vLLM's does.
+A conversation may have TOKENS tokens. DECODING is the section of params.yaml as JSON; its penalty acts on all of the
+conversation, as vLLM's does.
 """
 
+import json
 import sys
 import threading
 from typing import Any
@@ -14,12 +16,15 @@ from stages.common import die_with_parent
 SLOTS = 4  # conversations answered at once
 
 
-def settings(params: Any, model: str, port: int, tokens: int, penalty: float) -> Any:
-    """Return llama.cpp's `CommonParams`, filled in."""
+def settings(params: Any, model: str, port: int, tokens: int, decoding: dict) -> Any:
+    """Return llama.cpp's `CommonParams`, filled in: its own defaults would cut at top_k 40, top_p 0.95 and min_p 0.05."""
     params.model.path = model
     params.hostnames, params.port = ["127.0.0.1"], port
     params.n_parallel, params.n_ctx = SLOTS, SLOTS * tokens
-    params.sampling.penalty_repeat, params.sampling.penalty_last_n = penalty, tokens  # -1 would switch it off
+    sampling = params.sampling
+    sampling.temp, sampling.top_p = decoding["temperature"], decoding["top_p"]
+    sampling.top_k, sampling.min_p = decoding["top_k"], 0.0
+    sampling.penalty_repeat, sampling.penalty_last_n = decoding["repetition_penalty"], tokens  # -1 would switch it off
     return params
 
 
@@ -27,8 +32,8 @@ def main() -> None:
     from xllamacpp import CommonParams, Server
 
     die_with_parent()
-    model, port, tokens, penalty = sys.argv[1:]
-    server = Server(settings(CommonParams(), model, int(port), int(tokens), float(penalty)))
+    model, port, tokens, decoding = sys.argv[1:]
+    server = Server(settings(CommonParams(), model, int(port), int(tokens), json.loads(decoding)))
     print(f"llama.cpp listens on {server.listening_address}", flush=True)
     threading.Event().wait()
 

@@ -1,7 +1,7 @@
-"""predictions: greedy answers of the base and the tuned model to the test part (or, while settings are chosen, to val), by the server that users will meet.
+"""predictions: answers of the base and the tuned model to the test part (or, while settings are chosen, to val), by the server that users will meet.
 
 Usage: stages/run predictions --base models/base.json --adapter models/adapter --split data/split \
-           --templates templates/chat --out data/predictions
+           --tokenizer models/tokenizer --out data/predictions
 
 A vLLM server, or several replicas of it, holds the base and the adapter, with our chat template; a model tuned in every
 weight has servers of its own after the base's. Each answer is written as it comes to .work/predictions/KEY, so that a
@@ -20,10 +20,10 @@ import httpx
 import orjson
 from tqdm import tqdm
 
+from stages import server
 from stages.asking import API_KEY, SECONDS, Chat, Refused, answered, collect, connect, post
 from stages.common import (
     arguments,
-    base_folder,
     bearer,
     fail,
     fingerprint,
@@ -36,7 +36,9 @@ from stages.common import (
     write_json,
     write_jsonl,
 )
-from stages.params import Predictions, read_params
+from stages.decoding import described, fields
+from stages.model_folder import open_base
+from stages.params import Decoding, Predictions, read_params
 from stages.replicas import replicas
 from stages.rows import messages
 
@@ -60,19 +62,20 @@ def shifts(params: Predictions, adapter: Path) -> list[tuple[str, ...]]:
 
 @contextmanager
 def endpoints(
-    params: Predictions, base: Path, adapter: Path | None, chat_template: Path, log: Path, models: tuple[str, ...] = MODELS
+    params: Predictions, base: Path, adapter: Path | None, log: Path, models: tuple[str, ...] = MODELS
 ) -> Iterator[list[str]]:
-    """Yield the URLs of servers that each hold `models`, or `base` alone if there is no adapter: the one named, or replicas of our own."""
+    """Yield the URLs of servers that each hold `models`, or `base` alone if there is no adapter: the one named, or replicas of our own.
+
+    `base` and a model tuned in every weight carry tokenizer and chat template in their folders.
+    """
     if params.base_url:
         try:
             yield [params.base_url.rstrip("/").removesuffix("/v1")]
         except (aiohttp.ClientError, httpx.TransportError, TimeoutError) as error:
             fail(f"predictions.base_url: {params.base_url}: {error or type(error).__name__}; the answers given so far are kept")
         return
-    options: dict[str, str | int] = {"served_model_name": models[0], "chat_template": str(chat_template)}
-    options["generation_config"] = "vllm"  # not the base's own sampling
-    if adapter:
-        options["tokenizer"] = str(adapter)  # the training's own: its end-of-turn token is where answers stop
+    options: dict[str, str | int] = {"served_model_name": models[0], "generation_config": "vllm"}  # not the base's own sampling
+    params = params.model_copy(update={"dtype": precision(params, base, bool(adapter) and models == MODELS)})
     if adapter and models == MODELS:
         rank = lora_rank(read_json(adapter / "adapter_config.json")["r"])
         options |= {"enable_lora": "", "lora_modules": f"tuned={adapter}", "max_lora_rank": rank}
@@ -80,26 +83,32 @@ def endpoints(
         yield urls
 
 
+def precision(params: Predictions, base: Path, lora: bool) -> str:
+    """Return what base and tuned are computed in, both in the same; `lora`: the server applies an adapter."""
+    if params.base_url:
+        return params.dtype  # that server has its own
+    return server.compute_dtype(params.dtype, server.stored_dtype(base), "predictions.dtype", lora)
+
+
+def need_room(record: dict, base: Path, dtype: str, what: str) -> None:
+    """Stop with one line if there is too little memory to serve the base, computed in `dtype`."""
+    need_memory(record, SERVING_BYTES * server.widened(base, dtype), what)
+
+
 def lora_rank(rank: int) -> int:
     """Return the least rank that vLLM can be set to and that holds `rank`."""
     return next(n for n in (8, 16, 32, 64, 128, 256, 320, 512) if n >= rank)
 
 
-async def ask(chat: Chat, sample: dict, model: str, params: Predictions) -> dict:
+async def ask(chat: Chat, sample: dict, model: str, params: Predictions, decoding: Decoding) -> dict:
     """Return one line of the predictions file.
 
     Where a dialogue is too long for the model, its oldest question and answer are left out of `messages` until it fits.
     """
     turns = sample["messages"]
     while True:
-        request = {
-            "model": model,
-            "messages": turns,
-            "max_tokens": params.max_new_tokens,
-            "temperature": 0,
-            "repetition_penalty": params.repetition_penalty,
-        }
-        status, text = await chat(request)
+        request = {"model": model, "messages": turns, "max_tokens": params.max_new_tokens}
+        status, text = await chat(request | fields(decoding))
         if status == 200:
             break
         first = 1 if turns[0]["role"] == "system" else 0
@@ -120,9 +129,9 @@ async def ask(chat: Chat, sample: dict, model: str, params: Predictions) -> dict
         raise Refused(f"{model}: sample {sample['id']}: the server's reply is not a chat completion of OpenAI's: {text[:300]}") from error
 
 
-def answer_all(urls: list[str], model: str, asked: list[dict], file: Path, params: Predictions) -> None:
+def answer_all(urls: list[str], model: str, asked: list[dict], file: Path, params: Predictions, decoding: Decoding) -> None:
     """Ask what `file` does not yet hold, `concurrency` at once, and append each answer as it comes."""
-    answer = partial(ask, model=model, params=params)
+    answer = partial(ask, model=model, params=params, decoding=decoding)
     collect(partial(connect, urls, params.concurrency), asked, answer, file, params.concurrency, model)
 
 
@@ -134,7 +143,7 @@ def has_room(row: dict, params: Predictions) -> bool:
 def logprobs(url: str, model: str, rows: list[dict]) -> list[dict]:
     """Return, for each answer, its token ids and the log-probability (nats) of each given the prompt before it.
 
-    The prompt goes through the served chat template; vLLM's /tokenize and prompt_logprobs do the rest.
+    The prompt goes through the served chat template, by vLLM's /tokenize.
     """
     found = []
     with httpx.Client(base_url=url, headers=bearer(API_KEY), timeout=SECONDS) as client:
@@ -142,11 +151,16 @@ def logprobs(url: str, model: str, rows: list[dict]) -> list[dict]:
             prompt = post(client, "/tokenize", {"model": model, "messages": row["messages"]})["tokens"]
             text = {"model": model, "prompt": row["prediction"], "add_special_tokens": False}
             answer = post(client, "/tokenize", text)["tokens"]
-            request = {"model": model, "prompt": prompt + answer, "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}
-            scored = post(client, "/v1/completions", request)["choices"][0]["prompt_logprobs"][len(prompt) :]
-            values = [entry[str(token)]["logprob"] for token, entry in zip(answer, scored, strict=True)]
+            values = token_logprobs(client, model, prompt, answer)
             found.append({"id": row["id"], "prompt": prompt, "answer": answer, "logprobs": values})
     return found
+
+
+def token_logprobs(client: httpx.Client, model: str, prompt: list[int], answer: list[int]) -> list[float]:
+    """Return the log-probability (nats) of each token of `answer` after the tokens of `prompt`, by vLLM's prompt_logprobs."""
+    request = {"model": model, "prompt": prompt + answer, "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}
+    scored = post(client, "/v1/completions", request)["choices"][0]["prompt_logprobs"][len(prompt) :]
+    return [entry[str(token)]["logprob"] for token, entry in zip(answer, scored, strict=True)]
 
 
 def throughput(rows: dict[str, list[dict]], seconds: float, fresh: int) -> dict:
@@ -170,29 +184,32 @@ def measured(work: Path, rows: dict[str, list[dict]], seconds: float, fresh: int
     return read_json(file)
 
 
-def what_counts(params: Predictions) -> dict:
-    """Return the parameters that answers depend on, besides the questions."""
-    return params.model_dump(exclude={"part", "concurrency", "data_parallel_size", "gpu_memory_utilization", "parity_samples"})
+def what_counts(params: Predictions, decoding: Decoding, dtype: str) -> dict:
+    """Return what answers depend on, besides the questions: parameters, and the precision computed in."""
+    others = {"part", "concurrency", "data_parallel_size", "gpu_memory_utilization", "parity_samples"}
+    return params.model_dump(exclude=others) | {"dtype": dtype} | fields(decoding)
 
 
 def main() -> None:
-    paths = arguments(__doc__, "base", "adapter", "split", "templates", "out")
+    paths = arguments(__doc__, "base", "adapter", "split", "tokenizer", "out")
     params = read_params()
-    predictions, chat_template = params.predictions, paths.templates / f"{params.adapter.template}.jinja"
+    predictions = params.predictions
     record = read_json(paths.base)
+    base, groups = open_base(record, paths.tokenizer), shifts(predictions, paths.adapter)
+    dtype = precision(predictions, base, MODELS in groups)
     if not predictions.base_url:
-        need_memory(record, SERVING_BYTES, "predictions")
+        need_room(record, base, dtype, "predictions")
     part = paths.split / f"{predictions.part}.jsonl"
     asked = samples(part, predictions.max_samples)
-    key = fingerprint(what_counts(predictions), record["files"], paths.adapter, part, chat_template)
+    key = fingerprint(what_counts(predictions, params.decoding, dtype), record["files"], paths.adapter, part, paths.tokenizer)
     work = work_folder("predictions", key)
     before = sum(len(answered(work / f"{model}.jsonl")) for model in MODELS)
     rows, seconds = {}, 0.0
-    for models in shifts(predictions, paths.adapter):
-        with endpoints(predictions, base_folder(record), paths.adapter, chat_template, work / "vllm.log", models) as urls:
+    for models in groups:
+        with endpoints(predictions, base, paths.adapter, work / "vllm.log", models) as urls:
             start = time.perf_counter()
             for model in models:
-                answer_all(urls, model, asked, work / f"{model}.jsonl", predictions)
+                answer_all(urls, model, asked, work / f"{model}.jsonl", predictions, params.decoding)
                 found = answered(work / f"{model}.jsonl")
                 rows[model] = [found[sample["id"]] for sample in asked]
             seconds += time.perf_counter() - start
@@ -209,7 +226,8 @@ def main() -> None:
         write_json(folder / "speed.json", speed)
     if predictions.base_url:
         remove(work)  # what that server holds is not part of KEY
-    print(f"predictions: {len(asked)} × 2 answers, {speed['samples_per_second']} a second -> {paths.out}")
+    rate = f"{speed['samples_per_second']} a second"
+    print(f"predictions: {len(asked)} × 2 answers, {described(params.decoding)}, {rate} -> {paths.out}")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from stages.common import arguments, fail, read_json, read_jsonl
 GROUPS = (128, 64, 32)  # how many weights share a scale: the first that divides each layer's input
 BLOCK = 32  # weights to a scale in Q8_0
 CUT = 2048  # tokens of a calibration row
-OWN = ("config.json", "parity.json", "Modelfile")  # files of the merged model that do not fit an export
+OWN = ("config.json", "parity.json")  # files of the merged model that do not fit an export
 
 
 def group_size(config: dict) -> int:
@@ -38,7 +38,7 @@ def compressed(kind: str, model: Path, rows: Path, out: Path) -> None:
     from datasets import Dataset
     from llmcompressor import oneshot
     from llmcompressor.modifiers.quantization import GPTQModifier, QuantizationModifier
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
     loaded = AutoModelForCausalLM.from_pretrained(model, dtype="auto")
     common = {"ignore": ["lm_head"]}
@@ -51,12 +51,13 @@ def compressed(kind: str, model: Path, rows: Path, out: Path) -> None:
         weights = QuantizationArgs(num_bits=4, type="int", symmetric=True, strategy="group", group_size=group_size(read_json(model / "config.json")))
         recipe = GPTQModifier(config_groups={"4 bit": QuantizationScheme(targets=["Linear"], weights=weights)}, **common)
         oneshot(model=loaded, recipe=recipe, dataset=dialogues, max_seq_length=CUT, num_calibration_samples=len(dialogues))
+    loaded.generation_config = GenerationConfig()  # save_pretrained would refuse the file, which is copied below
     loaded.save_pretrained(out)
     for file in out.glob("*.safetensors"):
         file.chmod(0o644)  # llm-compressor's are its user's alone
     for file in model.iterdir():
         if file.is_file() and file.name not in OWN and ".safetensors" not in file.name:
-            shutil.copyfile(file, out / file.name)  # template, tokenizer, penalty, card: byte for byte
+            shutil.copyfile(file, out / file.name)  # template, tokenizer, decoding, card: byte for byte
 
 
 def vocabulary(tokenizer: dict, size: int) -> tuple[list[str], list[str]]:
@@ -79,7 +80,7 @@ def rope_base(config: dict) -> float:
 
 
 def gguf(model: Path, out: Path) -> None:
-    """Write `out`/xinglin.gguf: weights, vocabulary, chat template and penalty in one file."""
+    """Write `out`/xinglin.gguf: weights, vocabulary, chat template and decoding in one file."""
     import gguf as library
 
     config = read_json(model / "config.json")
@@ -90,6 +91,7 @@ def gguf(model: Path, out: Path) -> None:
     writer = library.GGUFWriter(out / "xinglin.gguf", library.MODEL_ARCH_NAMES[arch])
     describe(writer, config, library.LlamaFileType.MOSTLY_Q8_0)
     put_tokenizer(writer, model, config, library.TokenType)
+    put_decoding(writer, read_json(model / "generation_config.json"), config["max_position_embeddings"])
     names = library.get_tensor_name_map(arch, config["num_hidden_layers"])
     for name, tensor in tensors(model):
         if name == "lm_head.weight" and config.get("tie_word_embeddings"):
@@ -122,10 +124,9 @@ def describe(writer: Any, config: dict, kind: int) -> None:
 
 
 def put_tokenizer(writer: Any, model: Path, config: dict, kinds: Any) -> None:
-    """Write vocabulary, merges, end of turn, chat template and penalty; nothing is put before a prompt but what the template says."""
+    """Write vocabulary, merges, end of turn and chat template; nothing is put before a prompt but what the template says."""
     tokenizer = read_json(model / "tokenizer.json")
     texts, types = vocabulary(tokenizer, config["vocab_size"])
-    generation = read_json(model / "generation_config.json")
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("qwen2")
     writer.add_token_list(texts)
@@ -134,9 +135,16 @@ def put_tokenizer(writer: Any, model: Path, config: dict, kinds: Any) -> None:
     writer.add_eos_token_id(texts.index(end_of_turn(read_json(model / "tokenizer_config.json"))))
     writer.add_add_bos_token(False)
     writer.add_chat_template((model / "chat_template.jinja").read_text(encoding="utf-8"))
-    writer.add_sampling_temp(0.0)
+
+
+def put_decoding(writer: Any, generation: dict, context: int) -> None:
+    """Write the decoding of generation_config.json: llama.cpp's own would cut at top_k 40, top_p 0.95 and min_p 0.05."""
+    writer.add_sampling_temp(generation["temperature"])
+    writer.add_sampling_top_p(generation.get("top_p", 1.0))
+    writer.add_sampling_top_k(generation.get("top_k", 0))
+    writer.add_sampling_min_p(0.0)
     writer.add_sampling_penalty_repeat(generation["repetition_penalty"])
-    writer.add_sampling_penalty_last_n(config["max_position_embeddings"])  # -1 would switch it off
+    writer.add_sampling_penalty_last_n(context)  # -1 would switch it off
 
 
 def end_of_turn(tokenizer_config: dict) -> str:

@@ -13,7 +13,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from stages import server
-from stages.common import cards, fail, read_json
+from stages.common import cards, read_json
+from stages.memory import sizes
 from stages.params import Predictions
 
 CONTEXT = 1.5e9  # bytes that CUDA and its libraries take
@@ -25,8 +26,6 @@ def places(engine: Predictions) -> list[str]:
     """Return the GPUs of each replica (its CUDA_VISIBLE_DEVICES), "" without a GPU; too few are shared."""
     seen = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(str(n) for n in range(len(cards()))))
     gpus, each = [gpu for gpu in seen.split(",") if gpu], engine.tensor_parallel_size
-    if gpus and each > len(gpus):
-        fail(f"predictions.tensor_parallel_size: {each} GPUs are asked for, {len(gpus)} are here", 2)
     numbers = range(engine.data_parallel_size)
     return [",".join(gpus[(replica * each + n) % len(gpus)] for n in range(each)) if gpus else "" for replica in numbers]
 
@@ -57,15 +56,21 @@ def fitting(engine: Predictions, model: Path) -> tuple[Predictions, dict[str, fl
 def needed(engine: Predictions, model: Path) -> float:
     """Return the bytes on each GPU that a replica takes before its KV cache."""
     config = read_json(model / "config.json")
-    stored = config.get("dtype") or config.get("torch_dtype")
+    both = (config.get("text_config") or {}) | config
+    stored = both.get("dtype") or both.get("torch_dtype")
     weights = sum(file.stat().st_size for file in model.glob("*.safetensors")) * (2 if engine.dtype == "float32" != stored else 1)
-    widths = 3 * config["intermediate_size"] + 4 * config["hidden_size"]
-    return weights / engine.tensor_parallel_size + CONTEXT + PREFILL * widths * 2 + at_once(engine) * config["vocab_size"] * LOGITS
+    size = sizes(config)
+    widths = 3 * size.intermediate_size + 4 * size.hidden_size
+    return weights / engine.tensor_parallel_size + CONTEXT + PREFILL * widths * 2 + at_once(engine) * size.vocab_size * LOGITS
 
 
 @contextmanager
 def replicas(engine: Predictions, model: Path, log: Path, **options: str | int | float | None) -> Iterator[list[str]]:
-    """Yield the URLs of `engine.data_parallel_size` servers of `model`, started together; the second's output goes to LOG-2.log."""
+    """Yield the URLs of `engine.data_parallel_size` servers of `model`, started together; the second's output goes to LOG-2.log.
+
+    `engine.dtype` is one that the device has, not auto (server.compute_dtype).
+    """
+    server.check_gpus(engine, model, "predictions")
     engine, share = fitting(engine, model)
     options = {"dtype": engine.dtype, "max_model_len": engine.max_model_len, "max_num_seqs": at_once(engine)} | options
     options |= server.device_options(engine, at_once(engine))

@@ -18,13 +18,15 @@ from pathlib import Path
 import aiohttp
 import httpx
 
-from stages.common import die_with_parent, fail, need_space
+from stages.common import cards, die_with_parent, fail, need_space, read_json
 from stages.params import Engine
 
 START_SECONDS = 1800  # a 7B model from a slow disk, kernels compiled for the first time
 STOP_SECONDS = 20
 LOG_LINES = 15
 SPARE_BYTES = 100_000_000  # for its log and sockets: a vLLM that cannot write them dies without a word
+WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}  # bytes a weight
+BFLOAT16 = 8.0  # the compute capability from which a GPU has it
 
 
 def vllm_python() -> Path:
@@ -56,7 +58,7 @@ def environment(batch_invariant: bool = False) -> dict[str, str]:
         "VLLM_USE_FLASHINFER_SAMPLER": "0",
         **os.environ,
         "VLLM_NO_USAGE_STATS": "1",
-        **({"VLLM_BATCH_INVARIANT": "1"} if batch_invariant else {}),
+        **({"VLLM_BATCH_INVARIANT": "1"} if batch_invariant and on_gpu() else {}),
         "HF_HUB_OFFLINE": "1",  # models are local paths
     }
 
@@ -64,6 +66,67 @@ def environment(batch_invariant: bool = False) -> dict[str, str]:
 def on_gpu() -> bool:
     """Return whether vLLM will run on a GPU, that is, whether its GPU build is the one installed."""
     return any(vllm_python().parent.parent.glob("lib/python*/site-packages/vllm-*.dist-info"))
+
+
+def capability() -> float | None:
+    """Return the least compute capability of the GPUs that this process may use, None where nvidia-smi tells of none."""
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    query = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader", *([f"--id={seen}"] if seen else [])]
+    if seen == "" or not shutil.which("nvidia-smi"):
+        return None
+    found = subprocess.run(query, capture_output=True, text=True)
+    return min(map(float, found.stdout.split()), default=None) if found.returncode == 0 else None
+
+
+def half() -> str:
+    """Return the 16-bit type that the device computes in."""
+    return "float16" if on_gpu() and (capability() or BFLOAT16) < BFLOAT16 else "bfloat16"
+
+
+def compute_dtype(setting: str, stored: str, place: str, lora: bool = False) -> str:
+    """Return the precision that weights of type `stored` are computed in here; stop with one line where the device cannot.
+
+    `auto` is float32 on a CPU, whose answers then repeat, and on a GPU the model's own 16 bit, or what the GPU has of them.
+    `place` is the parameter; `lora`: an adapter is applied, which vLLM does in 16 bit only on a GPU (its lora_shrink_op).
+    """
+    if setting == "auto":
+        return "float32" if not on_gpu() else "float16" if stored == "float16" else half()
+    if on_gpu() and setting == "float32" and lora:
+        fail(f"{place}: float32: on a GPU vLLM applies an adapter in 16 bit only: set it to auto", 2)
+    if setting == "bfloat16" != half():
+        fail(f"{place}: bfloat16: the GPU, of compute capability {capability()}, has none: set it to auto or float16", 2)
+    return setting
+
+
+def read_config(model: Path) -> dict:
+    """Return what a model's config.json says, of its language model too where that has a block of its own."""
+    config = read_json(model / "config.json")
+    return (config.get("text_config") or {}) | config
+
+
+def stored_dtype(model: Path) -> str:
+    """Return the precision that a model's config.json states."""
+    config = read_config(model)
+    return config.get("dtype") or config.get("torch_dtype") or "float32"
+
+
+def widened(model: Path, dtype: str) -> float:
+    """Return how much larger the weights in `model` are once they are of type `dtype`."""
+    return WIDTHS[dtype] / WIDTHS.get(stored_dtype(model), 2)
+
+
+def check_gpus(engine: Engine, model: Path, section: str, replicas: int = 1) -> None:
+    """Stop with one line where there are too few GPUs for `replicas` of the engine, or where the model cannot be cut so."""
+    each, here = engine.tensor_parallel_size, len(cards())
+    if not on_gpu() or each * replicas == 1:
+        return
+    if here and each > here:
+        fail(f"{section}.tensor_parallel_size: {each} GPUs are asked for, {here} are here", 2)
+    if here and each * replicas > here:
+        fail(f"{section}.data_parallel_size: {replicas} × {each} GPUs are asked for, {here} are here", 2)
+    heads = read_config(model).get("num_attention_heads", each)
+    if heads % each:
+        fail(f"{section}.tensor_parallel_size: the model's {heads} attention heads cannot be shared out to {each} GPUs", 2)
 
 
 def device_options(engine: Engine, at_once: int = 256) -> dict[str, str | float | int]:

@@ -40,4 +40,5 @@ def openai_server(answer):
 
 
 def answer_all(url, file, changes=None):
-    predictions.answer_all([url], "tuned", ASKED, file, params_with(changes).predictions)
+    params = params_with(changes)
+    predictions.answer_all([url], "tuned", ASKED, file, params.predictions, params.decoding)

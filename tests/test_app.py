@@ -79,6 +79,27 @@ def test_later_turns_carry_the_earlier_ones(client, model):
     assert [m["content"] for m in state(model)["seen"][-1]["messages"]] == ["简短", "咳嗽怎么办", "多久了？", "三天"]
 
 
+def test_what_a_client_leaves_out_of_decoding_is_as_it_was_scored_and_what_it_sets_wins(app, client, model):
+    for stream in (False, True):
+        post(app, {"stream": stream})
+        seen = state(model)["seen"][-1]
+        assert (seen["temperature"], seen["repetition_penalty"]) == (0, 1.3) and not {"top_p", "top_k", "seed"} & seen.keys()
+    client.chat.completions.create(model="xinglin", messages=HELLO, temperature=0.5, seed=3)
+    seen = state(model)["seen"][-1]
+    assert (seen["temperature"], seen["top_p"], seen["seed"], seen["repetition_penalty"]) == (0.5, 1, 3, 1.3)
+    client.chat.completions.create(model="xinglin", messages=HELLO, temperature=0.5, top_p=0.2)
+    assert state(model)["seen"][-1]["top_p"] == 0.2 and "seed" not in state(model)["seen"][-1]
+
+
+def test_sampled_decoding_reaches_another_server_whole(tmp_path, model):
+    sampled = {"temperature": 0.7, "top_p": 0.8, "top_k": 20, "repetition_penalty": 1.05}
+    with application(tmp_path, model, {f"decoding.{name}": value for name, value in sampled.items()}) as url:
+        post(url)
+        assert sampled.items() <= state(model)["seen"][-1].items() and "seed" not in state(model)["seen"][-1]
+        assert httpx.get(f"{url}/readyz").status_code == 200 and state(model)["seen"][-1]["max_tokens"] == 1
+        assert sampled.items() <= state(model)["seen"][-1].items()
+
+
 def test_the_official_client_gets_its_own_errors(client):
     with pytest.raises(openai.NotFoundError):
         client.chat.completions.create(model="gpt-4", messages=HELLO)

@@ -134,7 +134,7 @@ def clever(prompt, body):
 
 
 @pytest.fixture
-def sitting(workplace, stage, monkeypatch):
+def sitting(workplace, stage, monkeypatch, tiny_tokenizer):
     """Give a function that runs the stage on an exam file against a server, with a training part beside it."""
     folder = workplace()
 
@@ -146,10 +146,10 @@ def sitting(workplace, stage, monkeypatch):
         (folder / "base.json").write_text(json.dumps({"path": str(folder), "model": "m", "files": {}}))
         params = params_with({"predictions.base_url": url, "predictions.concurrency": 1})  # so that what was seen is known
         section = exam.Exam(**{"path": file and str(file), "max_questions": None} | changes)
-        names = ("metrics", "predictions", "adapter", "split")
+        names = ("metrics", "predictions", "adapter", "split", "decoding")
         chosen = SimpleNamespace(exam=section, **{name: getattr(params, name) for name in names})
         monkeypatch.setattr(exam, "read_params", lambda: chosen)
-        paths = {"base": "base.json", "adapter": "split", "split": "split", "templates": "templates"}
+        paths = {"base": "base.json", "adapter": "split", "split": "split", "tokenizer": tiny_tokenizer}
         done = stage("exam", **paths, out="exam.jsonl", metrics="evaluations/exam.json")
         written = folder / "evaluations" / "exam.json"
         done.found = json.loads(written.read_text()) if written.exists() else None
@@ -172,7 +172,7 @@ def test_the_stage_scores_both_models_and_names_what_it_could_not_use(sitting, t
     sheet = [(row["line"], row["base"], row["tuned"], row["in_training"]) for row in done.rows]
     assert sheet == [(2, "E", "A", True), (7, "E", "ABCDE", False), (17, "E", "A", True)]
     bodies = [request.body for request in server.seen]
-    assert {body["temperature"] for body in bodies} == {0} and not any("repetition_penalty" in body for body in bodies)
+    assert {(body["temperature"], body["repetition_penalty"]) for body in bodies} == {(0, 1)}
     patterns = {body["structured_outputs"]["regex"] for body in bodies}
     assert patterns == {"[ABCDE]", exam.allowed({"options": dict.fromkeys("ABCDE"), "kind": "multiple"})}
     prompts = {body["messages"][0]["content"] for body in bodies}

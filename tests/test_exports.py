@@ -1,85 +1,81 @@
 """The lighter formats: quick tests of what is written, and (make soak) the real export of the embedded model, scored."""
 
 import json
-import re
 import shutil
+from functools import partial
 from types import SimpleNamespace
 
-import jinja2
 import numpy as np
 import pytest
 from ruamel.yaml import YAML
 from tokenizers import Tokenizer
 
 from stages import exports, llama, quantized
-from stages.merged import put_template
+from stages.common import read_json, write_json
+from stages.decoding import generation_config
 from stages.params import Metrics
 from stages.scores import NAMES, RATES
+from stages.tokenizer import dialogues, prepare
 from tests.conftest import ROOT, Project, params_with
-from tests.test_templates import dialogues, messages
 
-TEMPLATES = [file.stem for file in sorted((ROOT / "templates" / "chat").glob("*.jinja"))]
-TURNS = [{"role": "user", "content": "感冒怎么办？"}, {"role": "assistant", "content": "多喝水。"}, {"role": "user", "content": "要吃药吗？\n小孩"}]
-SYSTEM = {"role": "system", "content": "你是医生助手。"}
+TEMPLATES = ("qwen", "qwen3_nothink", "deepseekr1")
 
 
-def render(name: str, messages: list[dict]) -> str:
-    """Return what the chat template of training and vLLM gives."""
-    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string((ROOT / "templates" / "chat" / f"{name}.jinja").read_text("utf-8")).render(messages=messages, add_generation_prompt=True)
+SAMPLED = {"decoding.temperature": 0.7, "decoding.top_p": 0.8, "decoding.top_k": 20, "decoding.repetition_penalty": 1.05}
 
 
-def ollama(template: str, messages: list[dict]) -> str:
-    """Return what Ollama's template gives, its Go actions put in Jinja's words."""
-    words, opened = [], []
-    for text in re.split(r"(\{\{.*?\}\})", template):
-        action = text.strip("{} ") if text.startswith("{{") else None
-        if action is None:
-            words.append(text)
-        elif action.startswith(("if", "range")):
-            opened.append(action.split()[0])
-            words.append("{% for m in messages %}" if opened[-1] == "range" else "{% if " + condition(action[3:]) + " %}")
-        elif action == "end":
-            words.append("{% endfor %}" if opened.pop() == "range" else "{% endif %}")
-        elif action.startswith("else"):
-            words.append("{% elif " + condition(action[8:]) + " %}" if action[4:] else "{% else %}")
-        else:
-            words.append({".System": "{{ system }}", ".Content": "{{ m.content }}"}[action])
-    system = "".join(m["content"] for m in messages if m["role"] == "system")
-    return jinja2.Environment(keep_trailing_newline=True).from_string("".join(words)).render(messages=messages, system=system)
-
-
-def condition(action: str) -> str:
-    return "system" if action == ".System" else f'm.role == {action.removeprefix("eq .Role ")}'
-
-
-@pytest.mark.parametrize("name", TEMPLATES)
-@pytest.mark.parametrize("messages", [TURNS[:1], TURNS, [SYSTEM, *TURNS[:1]], [SYSTEM, *TURNS]])
-def test_ollama_writes_the_prompt_that_training_and_vllm_write(name, messages):
-    template = (ROOT / "templates" / "ollama" / f"{name}.tmpl").read_text(encoding="utf-8")
-    assert ollama(template, messages) == render(name, messages)
-
-
-def test_the_modelfile_holds_file_template_penalty_context_and_stops():
-    text = exports.modelfile("{{ .Prompt }}\n", ["<|im_end|>"], 1.3, 2048)
+def test_the_modelfile_holds_file_template_decoding_context_and_stops():
+    text = exports.modelfile("{{ .Prompt }}\n", ["<|im_end|>"], params_with(SAMPLED).decoding, 2048)
     assert text.startswith('FROM ./xinglin.gguf\nTEMPLATE """{{ .Prompt }}\n"""\n') and "SYSTEM" not in text
     settings = dict(line.split(" ", 2)[1:] for line in text.splitlines() if line.startswith("PARAMETER"))
-    assert settings == {"temperature": "0", "repeat_penalty": "1.3", "repeat_last_n": "2048", "num_ctx": "2048", "stop": '"<|im_end|>"'}
+    chosen = {"temperature": "0.7", "top_p": "0.8", "top_k": "20", "repeat_penalty": "1.05", "repeat_last_n": "2048", "num_ctx": "2048"}
+    assert settings == chosen | {"stop": '"<|im_end|>"'}
+    assert "PARAMETER temperature 0.0\n" in exports.modelfile("", [], params_with().decoding, 2048)
 
 
-def test_llama_cpp_is_set_to_context_and_penalty_of_the_parameters():
+def test_llama_cpp_is_set_to_context_and_decoding_of_the_parameters():
     params = SimpleNamespace(model=SimpleNamespace(), sampling=SimpleNamespace())
-    llama.settings(params, "xinglin.gguf", 8000, 2048, 1.3)
+    llama.settings(params, "xinglin.gguf", 8000, 2048, params_with(SAMPLED).decoding.model_dump())
     assert (params.model.path, params.hostnames, params.port) == ("xinglin.gguf", ["127.0.0.1"], 8000)
     assert params.n_ctx == 2048 * params.n_parallel
-    assert (params.sampling.penalty_repeat, params.sampling.penalty_last_n) == (1.3, 2048)
+    assert (params.sampling.penalty_repeat, params.sampling.penalty_last_n) == (1.05, 2048)
+    assert (params.sampling.temp, params.sampling.top_p, params.sampling.top_k, params.sampling.min_p) == (0.7, 0.8, 20, 0.0)
 
 
-@pytest.mark.parametrize(("gpu", "expected"), [(False, ["float32", "float32", "bfloat16"]), (True, ["float32", "bfloat16", "bfloat16"])])
-def test_a_precision_that_a_format_has_no_kernels_for_becomes_bfloat16(monkeypatch, gpu, expected):
+def test_a_gguf_file_carries_the_decoding_of_the_merged_model():
+    written = {}
+    names = ("temp", "top_p", "top_k", "min_p", "penalty_repeat", "penalty_last_n")
+    writer = SimpleNamespace(**{f"add_sampling_{name}": partial(written.__setitem__, name) for name in names})
+    quantized.put_decoding(writer, generation_config(params_with().decoding, {}, {2}), 4096)
+    assert written == {"temp": 0.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "penalty_repeat": 1.3, "penalty_last_n": 4096}
+    quantized.put_decoding(writer, generation_config(params_with(SAMPLED).decoding, {}, {2}), 4096)
+    assert written == {"temp": 0.7, "top_p": 0.8, "top_k": 20, "min_p": 0.0, "penalty_repeat": 1.05, "penalty_last_n": 4096}
+
+
+@pytest.mark.parametrize(
+    ("gpu", "setting", "expected"),
+    [
+        (False, "float32", ["float32", "float32", "bfloat16"]),
+        (True, "float32", ["float32", "bfloat16", "bfloat16"]),
+        (False, "auto", ["float32", "float32", "bfloat16"]),
+        (True, "auto", ["bfloat16", "bfloat16", "bfloat16"]),
+    ],
+)
+def test_a_precision_that_a_format_has_no_kernels_for_becomes_a_16_bit_one(monkeypatch, gpu, setting, expected):
     monkeypatch.setattr(exports.server, "on_gpu", lambda: gpu)
-    assert [exports.dtype(kind, "float32") for kind in ("merged", "fp8", "gptq")] == expected
-    assert exports.dtype("gptq", "auto") == "auto"
+    assert [exports.precision(kind, ROOT / "models" / "tiny", setting) for kind in ("merged", "fp8", "gptq")] == expected
+
+
+def test_formats_that_a_gpu_is_too_old_for_are_one_line_before_any_is_made(workplace, stage, monkeypatch):
+    monkeypatch.setattr(exports.server, "on_gpu", lambda: True)
+    monkeypatch.setattr(exports.server, "capability", lambda: 7.0)
+    exports.check_device(["gguf"])
+    workplace({"merged.exports": ["fp8", "gptq", "gguf"]})
+    done = stage("exports", **dict.fromkeys(("model", "split", "requirements", "out", "answers", "metrics"), "nothing"))
+    assert done.status == 2 and done.err.count("\n") == 1
+    assert "merged.exports: fp8, gptq: vLLM needs a GPU of compute capability 7.5, this one has 7.0: take gguf" in done.error
+    monkeypatch.setattr(exports.server, "capability", lambda: None)
+    exports.check_device(["fp8"])
 
 
 def test_calibration_is_of_training_rows_with_their_answers(tmp_path):
@@ -134,7 +130,7 @@ def test_other_token_ids_of_a_prompt_are_named(capsys):
 
 
 def test_nothing_to_export_and_an_unknown_format_are_one_line(workplace, stage):
-    paths = dict.fromkeys(("model", "split", "templates", "requirements", "out", "answers", "metrics"), "nothing")
+    paths = dict.fromkeys(("model", "split", "requirements", "out", "answers", "metrics"), "nothing")
     workplace()
     done = stage("exports", **paths)
     assert done.status == 2 and "merged.exports: []" in done.error and "fp8, gptq, gguf" in done.error
@@ -154,14 +150,21 @@ def test_a_change_of_exports_merges_nothing_anew():
 def test_llama_cpp_reads_every_prompt_as_the_tokens_of_the_merged_model(tmp_path, name):
     model = tmp_path / "merged"
     shutil.copytree(ROOT / "models" / "tiny", model)
-    put_template(ROOT / "templates" / "chat" / f"{name}.jinja", model, 1.3)
+    _, words = prepare(ROOT / "models" / "tiny", model, name)
+    end = read_json(model / "generation_config.json")
+    write_json(model / "generation_config.json", generation_config(params_with().decoding, end, {words.eos_token_id}))
     params = params_with({"adapter.template": name})
     exports.make("gguf", model, [], "FROM ./xinglin.gguf", ROOT / "requirements" / "export.txt", tmp_path / "gguf")
-    asked = [{"id": str(i), "messages": messages(*dialogue)} for i, dialogue in enumerate(dialogues())]
+    asked = [{"id": str(i), "messages": turns} for i, turns in enumerate(dialogues({"<|im_end|>"}))]
     with exports.serving("gguf", tmp_path / "gguf", params, tmp_path / "log") as [url]:
         found = exports.prompts(url, "gguf", asked)
+    template = (model / "chat_template.jinja").read_text(encoding="utf-8")
     tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
-    exports.same_prompts({row["id"]: tokenizer.encode(render(name, row["messages"]), add_special_tokens=False).ids for row in asked}, found, "gguf")
+    expected = {}
+    for row in asked:
+        prompt = words.apply_chat_template(row["messages"], chat_template=template, tokenize=False, add_generation_prompt=True)
+        expected[row["id"]] = tokenizer.encode(prompt, add_special_tokens=False).ids
+    exports.same_prompts(expected, found, "gguf")
 
 
 @pytest.mark.soak

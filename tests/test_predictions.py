@@ -9,8 +9,12 @@ from tests.openai_server import ASKED, REPLY, answer_all, keys, openai_server
 def test_every_knob_of_an_answer_reaches_the_server(tmp_path):
     bodies = []
     with openai_server(lambda body: (bodies.append(body), (200, REPLY))[1]) as url:
-        answer_all(url, tmp_path / "a", {"predictions.max_new_tokens": 77, "predictions.repetition_penalty": 1.5})
-    assert {(b["model"], b["max_tokens"], b["repetition_penalty"], b["temperature"]) for b in bodies} == {("tuned", 77, 1.5, 0)}
+        answer_all(url, tmp_path / "a", {"predictions.max_new_tokens": 77, "decoding.repetition_penalty": 1.5})
+        sampled = {"temperature": 0.7, "top_p": 0.8, "top_k": 20, "repetition_penalty": 1.05, "seed": 7}
+        answer_all(url, tmp_path / "b", {f"decoding.{name}": value for name, value in sampled.items()})
+    greedy, drawn = ([{k: v for k, v in body.items() if k != "messages"} for body in some] for some in (bodies[: len(ASKED)], bodies[len(ASKED) :]))
+    assert greedy == [{"model": "tuned", "max_tokens": 77, "temperature": 0, "repetition_penalty": 1.5}] * len(ASKED)
+    assert drawn == [{"model": "tuned", "max_tokens": 256, **sampled}] * len(ASKED)
 
 
 def test_a_dialogue_that_is_too_long_loses_its_oldest_turns(tmp_path):
@@ -23,7 +27,7 @@ def test_a_dialogue_that_is_too_long_loses_its_oldest_turns(tmp_path):
 
     with openai_server(answer) as url:
         sample = {"id": "x", "messages": turns, "reference": "答"}
-        predictions.answer_all([url], "tuned", [sample], tmp_path / "a", params_with().predictions)
+        predictions.answer_all([url], "tuned", [sample], tmp_path / "a", params_with().predictions, params_with().decoding)
     assert tries == [7, 5, 3]
     assert answered(tmp_path / "a")["x"]["messages"] == turns[4:]  # as asked, so that parity and judge read the same
 
@@ -62,7 +66,7 @@ def test_a_run_that_finds_all_answered_keeps_the_speed_that_was_measured(tmp_pat
 def test_a_server_that_cannot_be_reached_is_named_in_one_line(tmp_path, capsys):
     chosen = params_with({"predictions.base_url": "http://127.0.0.1:9/v1"}).predictions
     with pytest.raises(SystemExit), predictions.endpoints(chosen, ROOT, tmp_path, tmp_path, tmp_path) as urls:
-        predictions.answer_all(urls, "tuned", ASKED, tmp_path / "a", chosen)
+        predictions.answer_all(urls, "tuned", ASKED, tmp_path / "a", chosen, params_with().decoding)
     assert "error: predictions.base_url: http://127.0.0.1:9/v1: Cannot connect to host" in capsys.readouterr().err
 
 

@@ -78,8 +78,60 @@ def test_a_full_disk_is_said_before_vllm_starts(tmp_path, monkeypatch, capsys):
 
 def test_a_servers_variables_are_the_users_before_ours(monkeypatch):
     monkeypatch.delenv("VLLM_USE_FLASHINFER_SAMPLER", raising=False)
+    monkeypatch.setattr(server, "on_gpu", lambda: False)
     ours = server.environment()
     assert ours["VLLM_USE_FLASHINFER_SAMPLER"] == "0" and ours["VLLM_NO_USAGE_STATS"] == "1" and "VLLM_BATCH_INVARIANT" not in ours
+    assert "VLLM_BATCH_INVARIANT" not in server.environment(True)  # a mode of GPUs
+    monkeypatch.setattr(server, "on_gpu", lambda: True)
     assert server.environment(True)["VLLM_BATCH_INVARIANT"] == "1"
     monkeypatch.setenv("VLLM_USE_FLASHINFER_SAMPLER", "1")
     assert server.environment()["VLLM_USE_FLASHINFER_SAMPLER"] == "1"
+
+
+TINY = ROOT / "models" / "tiny"  # stored in bfloat16
+
+
+AUTO = {  # by compute capability, None for a CPU, and the type that the weights are stored in
+    None: {"bfloat16": "float32", "float32": "float32", "float16": "float32"},
+    9.0: {"bfloat16": "bfloat16", "float32": "bfloat16", "float16": "float16"},
+    7.5: {"bfloat16": "float16", "float32": "float16", "float16": "float16"},
+}
+
+
+@pytest.mark.parametrize("gpu", AUTO)
+def test_auto_is_what_the_device_computes_best(monkeypatch, gpu):
+    monkeypatch.setattr(server, "on_gpu", lambda: gpu is not None)
+    monkeypatch.setattr(server, "capability", lambda: gpu)
+    assert {stored: server.compute_dtype("auto", stored, "predictions.dtype", lora=True) for stored in AUTO[gpu]} == AUTO[gpu]
+
+
+def test_a_precision_that_the_device_has_not_is_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(server, "capability", lambda: 7.5)
+    for gpu in (False, True):
+        monkeypatch.setattr(server, "on_gpu", lambda gpu=gpu: gpu)
+        assert server.compute_dtype("float16", "bfloat16", "serve.dtype", lora=True) == "float16"
+        assert server.compute_dtype("float32", "bfloat16", "serve.dtype") == "float32"
+    with pytest.raises(SystemExit):
+        server.compute_dtype("bfloat16", "bfloat16", "serve.dtype")
+    assert "serve.dtype: bfloat16: the GPU, of compute capability 7.5, has none: set it to auto or float16" in capsys.readouterr().err
+    monkeypatch.setattr(server, "on_gpu", lambda: False)
+    assert server.compute_dtype("bfloat16", "float32", "serve.dtype", lora=True) == "bfloat16"
+    assert server.compute_dtype("float32", "float32", "serve.dtype", lora=True) == "float32"
+
+
+def test_weights_grow_by_the_precision_that_they_are_computed_in(tmp_path):
+    assert (server.widened(TINY, "float32"), server.widened(TINY, "bfloat16")) == (2, 1)
+    (tmp_path / "config.json").write_text('{"text_config": {"dtype": "float32"}}')
+    assert server.widened(tmp_path, "float16") == 0.5
+
+
+@pytest.mark.parametrize(("seen", "said", "expected"), [(None, "9.0\n7.5\n", 7.5), ("1", "9.0\n", 9.0), ("", "9.0\n", None), (None, None, None)])
+def test_the_capability_is_that_of_the_least_gpu_that_may_be_used(tmp_path, monkeypatch, seen, said, expected):
+    if said:
+        (tmp_path / "nvidia-smi").write_text(f'#!/bin/sh\nprintf "{said}"\n')
+        (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin" if said else str(tmp_path))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if seen is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
+    assert server.capability() == expected

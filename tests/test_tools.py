@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from bench import gpu_answering, pipeline
-from stages.params import read_params
-from tests.conftest import ROOT, default_params
+from stages.decoding import generation_config
+from stages.params import Decoding, read_params
+from tests.conftest import ROOT, default_params, params_with
 from tools import board, doctor, profile, serve, table
 
 PROFILES = sorted(file.stem for file in (ROOT / "profiles").glob("*.yaml"))
@@ -70,9 +71,14 @@ def test_serving_without_a_model_says_how_to_make_it(workplace, capsys):
     assert "models/merged: no merged model: run 'dvc repro'" in capsys.readouterr().err
 
 
-def merged_model(folder):
-    (folder / "models" / "merged").mkdir(parents=True)
-    (folder / "models" / "merged" / "config.json").write_text("{}")
+def merged_model(folder, decoding=None, **config):
+    """Write what `make serve` reads of a merged model: configuration, decoding and, in a file of zeros, its size."""
+    model = folder / "models" / "merged"
+    model.mkdir(parents=True, exist_ok=True)
+    (model / "config.json").write_text(json.dumps({"dtype": "bfloat16", "num_attention_heads": 6} | config))
+    known = Decoding.model_validate(default_params()["decoding"] | (decoding or {}))
+    (model / "generation_config.json").write_text(json.dumps(generation_config(known, {}, {2})))
+    (model / "model.safetensors").write_bytes(bytes(1000))
 
 
 def test_a_port_in_use_is_named(workplace, capsys):
@@ -96,13 +102,68 @@ def test_every_knob_of_serving_reaches_vllm(workplace, monkeypatch):
     seen = []
     monkeypatch.setattr("os.execve", lambda program, line, environment: seen.extend(line))
     monkeypatch.setattr("stages.server.on_gpu", lambda: True)
+    monkeypatch.setattr("stages.server.cards", lambda: [80 << 30] * 6)
     knobs = {"port": 0, "model_name": "mine", "max_model_len": 321, "dtype": "float16", "gpu_memory_utilization": 0.3, "tensor_parallel_size": 2, "data_parallel_size": 3}
     merged_model(workplace({f"serve.{k}": v for k, v in knobs.items()}))
     serve.main()
     options = dict(zip(seen[3::2], seen[4::2], strict=True))
     for name, value in ({"served-model-name": knobs.pop("model_name")} | knobs).items():
         assert options[f"--{name.replace('_', '-')}"] == str(value)
-    assert options["--host"] == "127.0.0.1"
+    assert options["--host"] == "127.0.0.1" and options["--generation-config"] == "models/merged"
+
+
+@pytest.mark.parametrize(("gpu", "dtype", "expected"), [(False, "auto", "float32"), (False, "bfloat16", "bfloat16"), (True, "auto", "bfloat16")])
+def test_serving_computes_as_predictions_did_where_nothing_else_is_asked_for(workplace, monkeypatch, gpu, dtype, expected):
+    seen = []
+    monkeypatch.setattr("os.execve", lambda program, line, environment: seen.extend(line))
+    monkeypatch.setattr("stages.server.on_gpu", lambda: gpu)
+    merged_model(workplace({"serve.dtype": dtype, "serve.port": 0}))
+    serve.main()
+    assert seen[seen.index("--dtype") + 1] == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "gpus", "says"),
+    [
+        ({"serve.tensor_parallel_size": 2}, 1, "serve.tensor_parallel_size: 2 GPUs are asked for, 1 are here"),
+        ({"serve.tensor_parallel_size": 2, "serve.data_parallel_size": 2}, 3, "data_parallel_size: 2 × 2 GPUs are asked for, 3 are here"),
+        ({"serve.tensor_parallel_size": 4}, 8, "the model's 6 attention heads cannot be shared out to 4 GPUs"),
+    ],
+)
+def test_what_the_gpus_cannot_serve_is_one_line_before_vllm_starts(workplace, monkeypatch, capsys, changes, gpus, says):
+    monkeypatch.setattr("os.execve", lambda *_: pytest.fail("vLLM was started"))
+    monkeypatch.setattr("stages.server.on_gpu", lambda: True)
+    monkeypatch.setattr("stages.server.cards", lambda: [80 << 30] * gpus)
+    merged_model(workplace(changes | {"serve.port": 0}))
+    with pytest.raises(SystemExit) as end:
+        serve.main()
+    line = capsys.readouterr().err
+    assert end.value.code == 2 and says in line and line.count("\n") == 1
+
+
+def test_a_model_too_large_for_the_machine_once_it_is_float32_is_not_started(workplace, monkeypatch, capsys):
+    monkeypatch.setattr("os.execve", lambda *_: pytest.fail("vLLM was started"))
+    monkeypatch.setattr("stages.common.memory", lambda gpus=None: (2000, "the machine"))  # 1,000 bytes in bfloat16 are 2,000, and a fifth more
+    merged_model(workplace({"serve.port": 0}))
+    with pytest.raises(SystemExit):
+        serve.main()
+    assert "serve: models/merged needs at least" in capsys.readouterr().err
+
+
+def test_the_decoding_that_was_scored_is_served_whatever_the_parameters_say_by_now(workplace, monkeypatch, capsys):
+    monkeypatch.setattr("os.execve", lambda *_: None)
+    folder = workplace({"serve.port": 0, "decoding.temperature": 0.7})
+    merged_model(folder)
+    serve.main()
+    out, err = capsys.readouterr()
+    assert "greedy, repetition penalty 1.3" in out and "params.yaml says sampled at temperature 0.7, top_p 1, top_k off" in err
+    merged_model(folder, {"temperature": 0.7})
+    serve.main()
+    assert not capsys.readouterr().err
+    (folder / "models" / "merged" / "generation_config.json").write_text('{"repetition_penalty": 1.3}')
+    with pytest.raises(SystemExit):
+        serve.main()
+    assert "generation_config.json: no temperature" in capsys.readouterr().err
 
 
 def test_doctor_names_versions_hardware_and_what_is_missing(workplace, capsys):
@@ -193,19 +254,30 @@ def test_a_stage_that_fails_under_the_benchmark_says_why(capsys):
 
 def test_answers_without_an_adapter_say_what_trains_one(tmp_path, capsys):
     with pytest.raises(SystemExit):
-        next(gpu_answering.answer_all(read_params(ROOT / "params.yaml").predictions, tmp_path))
+        params = read_params(ROOT / "params.yaml")
+        next(gpu_answering.answer_all(params.predictions, params.decoding, tmp_path))
     assert capsys.readouterr().err == f"error: {tmp_path}/runs: no adapter to answer with: run '--parts train' first\n"
 
 
-def test_the_board_holds_the_adapter_on_its_base_or_the_tuned_model_alone(workplace, capsys):
+def test_the_chat_page_decodes_as_was_scored(monkeypatch):
+    seen = []
+    monkeypatch.setattr("os.execv", lambda program, line: seen.extend(line))
+    board.chat({"template": "qwen"}, params_with({"decoding.repetition_penalty": 1.2}).decoding)
+    options = dict(zip(seen[2::2], seen[3::2], strict=True))
+    assert options == {"--template": "qwen", "--do_sample": "False", "--top_k": "0", "--repetition_penalty": "1.2", "--enable_thinking": "false"}
+
+
+def test_the_board_holds_the_adapter_on_its_base_or_the_tuned_model_alone(workplace, capsys, tiny_tokenizer):
     folder = workplace()
     (folder / "models" / "adapter").mkdir(parents=True)
     with pytest.raises(SystemExit):
         board.settings()
     assert "models/adapter: no adapter: run 'dvc repro adapter' to make it" in capsys.readouterr().err
-    (folder / "models" / "base.json").write_text(json.dumps({"path": str(ROOT / "models" / "tiny")}))
+    (folder / "models" / "base.json").write_text(json.dumps({"path": str(ROOT / "models" / "tiny"), "files": {}}))
+    (folder / "models" / "tokenizer").symlink_to(tiny_tokenizer)
     (folder / "models" / "adapter" / "adapter_config.json").touch()
-    tiny = str(ROOT / "models" / "tiny")
-    assert board.settings() == {"model_name_or_path": tiny, "adapter_name_or_path": "models/adapter", "template": "qwen"}
+    found = board.settings()
+    assert (Path(found.pop("model_name_or_path")) / "model.safetensors").samefile(ROOT / "models" / "tiny" / "model.safetensors")
+    assert found == {"adapter_name_or_path": "models/adapter", "template": "qwen"}
     (folder / "models" / "adapter" / "adapter_config.json").rename(folder / "models" / "adapter" / "config.json")
     assert board.settings() == {"model_name_or_path": "models/adapter", "template": "qwen"}

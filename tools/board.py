@@ -3,14 +3,18 @@
 Usage: make chat | make webui        (GRADIO_SERVER_PORT=… for another port than 7860)
 """
 
+import json
 import os
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
-from stages.common import base_folder, fail, read_json
-from stages.params import read_params
+from stages.common import fail, read_json
+from stages.model_folder import open_base
+from stages.params import Decoding, read_params
 
-ADAPTER, SPLIT, BASE = Path("models/adapter"), Path("data/split"), Path("models/base.json")
+ADAPTER, SPLIT = Path("models/adapter"), Path("data/split")
+BASE, TOKENIZER = Path("models/base.json"), Path("models/tokenizer")
 
 
 def settings() -> dict:
@@ -20,17 +24,22 @@ def settings() -> dict:
         return {"model_name_or_path": str(ADAPTER), "template": template}
     if not (ADAPTER / "adapter_config.json").is_file():
         fail(f"{ADAPTER}: no adapter: run 'dvc repro adapter' to make it")
-    base = base_folder(read_json(BASE))
+    base = open_base(read_json(BASE), TOKENIZER)
     return {"model_name_or_path": str(base), "adapter_name_or_path": str(ADAPTER), "template": template}
 
 
-def chat(known: dict) -> None:
-    options = [word for name, value in known.items() for word in (f"--{name}", value)]
+def generating(decoding: Decoding) -> dict:
+    """Return the decoding by LLaMA-Factory's names; where tokens are sampled, the page's sliders say temperature and top_p."""
+    return {"do_sample": decoding.temperature > 0, "top_k": decoding.top_k, "repetition_penalty": decoding.repetition_penalty}
+
+
+def chat(known: dict, decoding: Decoding) -> None:
+    options = [word for name, value in (known | generating(decoding)).items() for word in (f"--{name}", str(value))]
     program = f"{sys.prefix}/bin/llamafactory-cli"
     os.execv(program, [program, "webchat", *options, "--enable_thinking", "false"])
 
 
-def webui(known: dict) -> None:
+def webui(known: dict, decoding: Decoding) -> None:
     """Open the board; LLaMA-Factory has no option for what is chosen at the start, so its first values are replaced."""
     import gradio as gr
     from llamafactory.webui import engine, interface
@@ -44,7 +53,10 @@ def webui(known: dict) -> None:
         "train.dataset": train,
         "eval.dataset_dir": {"value": str(SPLIT)},
         "eval.dataset": train | {"value": ["test"]},
+        "infer.extra_args": {"value": json.dumps(generating(decoding))},
     }
+    if decoding.temperature:
+        filled |= {f"infer.{name}": {"value": getattr(decoding, name)} for name in ("temperature", "top_p")}
 
     def resume_filled(self):
         for update in resume(self):
@@ -56,6 +68,9 @@ def webui(known: dict) -> None:
     def list_checkpoints(model_name, finetuning_type):
         return gr.Dropdown(value=adapters, choices=adapters, multiselect=True)
 
+    for place, name in ((engine, "load_config"), (engine.Engine, "resume"), (top, "get_model_info"), (top, "list_checkpoints")):
+        if not hasattr(place, name):
+            fail(f"tools/board.py: LLaMA-Factory {version('llamafactory')} has no {place.__name__}.{name}: install requirements/pipeline.txt (make setup)")
     engine.load_config = lambda: {"lang": "zh", "hub_name": "modelscope", "last_model": "Custom", "path_dict": {}}
     engine.Engine.resume = resume_filled
     top.get_model_info, top.list_checkpoints = get_model_info, list_checkpoints
@@ -68,7 +83,7 @@ def main() -> None:
     if page is None:
         fail(f"expected one of {', '.join(pages)}", 2)
     os.environ |= {"GRADIO_SERVER_NAME": "127.0.0.1", "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
-    page(settings())
+    page(settings(), read_params().decoding)
 
 
 if __name__ == "__main__":

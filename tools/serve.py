@@ -1,4 +1,4 @@
-"""Serve models/merged by vLLM's OpenAI server, as the section `serve` of params.yaml says.
+"""Serve models/merged by vLLM's OpenAI server, as the section `serve` of params.yaml says, decoded as it was scored.
 
 Usage: make serve        (VLLM_API_KEY=… asks clients for a key; an address other than loopback demands one)
 """
@@ -6,11 +6,14 @@ Usage: make serve        (VLLM_API_KEY=… asks clients for a key; an address ot
 import ipaddress
 import os
 import socket
+import sys
 from pathlib import Path
 
 from stages import server
-from stages.common import fail
-from stages.params import Serve, read_params
+from stages.common import fail, need_memory
+from stages.decoding import described, fields, scored
+from stages.params import Decoding, Serve, read_params
+from stages.predictions import SERVING_BYTES
 
 MODEL = Path("models/merged")
 
@@ -35,16 +38,37 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def checked_dtype(serve: Serve) -> str:
+    """Return the precision to compute in; stop with one line if that, the GPUs or the memory are not to be had here."""
+    dtype = server.compute_dtype(serve.dtype, server.stored_dtype(MODEL), "serve.dtype")
+    server.check_gpus(serve, MODEL, "serve", serve.data_parallel_size)
+    files = {file.name: {"bytes": file.stat().st_size} for file in MODEL.glob("*.safetensors")}
+    need_memory({"model": str(MODEL), "files": files}, SERVING_BYTES * server.widened(MODEL, dtype), "serve")
+    return dtype
+
+
+def checked_decoding(today: Decoding) -> Decoding:
+    """Return the decoding that the model was scored with, which is served, with a warning if params.yaml has another by now."""
+    found = scored(MODEL)
+    if fields(found) != fields(today.model_copy(update={"seed": found.seed})):
+        was = f"{MODEL} was scored {described(found)}, and is served so"
+        print(f"serve: warning: {was}; params.yaml says {described(today)}: run 'dvc repro'", file=sys.stderr)
+    return found
+
+
 def main() -> None:
-    serve = read_params().serve
+    params = read_params()
+    serve = params.serve
     check(serve)
+    dtype, decoding = checked_dtype(serve), checked_decoding(params.decoding)
     options = server.device_options(serve) | ({"data_parallel_size": serve.data_parallel_size} if server.on_gpu() else {})
     line = server.command(
         MODEL,
-        host=serve.host, port=serve.port, served_model_name=serve.model_name,
-        dtype=serve.dtype, max_model_len=serve.max_model_len, **options,
+        host=serve.host, port=serve.port, served_model_name=serve.model_name, generation_config=str(MODEL),
+        dtype=dtype, max_model_len=serve.max_model_len, **options,
     )  # fmt: skip
-    print(f"serve: {serve.model_name} on http://{serve.host}:{serve.port}/v1, ready when vLLM says 'startup complete'", flush=True)
+    where = f"{serve.model_name} on http://{serve.host}:{serve.port}/v1, {described(decoding)}"
+    print(f"serve: {where}, ready when vLLM says 'startup complete'", flush=True)
     os.execve(line[0], line, server.environment())
 
 
