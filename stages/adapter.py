@@ -1,7 +1,7 @@
 """adapter: the LoRA adapter, or the model tuned in every weight, that LLaMA-Factory trains, its loss curves and a verdict on them.
 
 Usage: stages/run adapter --base models/base.json --split data/split --template templates/train.yaml \
-           --zero templates/zero --templates templates/chat --out models/adapter --plots plots/loss
+           --zero templates/zero --tokenizer models/tokenizer --out models/adapter --plots plots/loss
 
 A killed run resumes at its last whole checkpoint in .work/adapter/KEY, where KEY is a hash of the parameters, the
 base, the data and the training's code: changed ones start anew. The folder goes when the adapter is in its place.
@@ -20,7 +20,6 @@ import yaml
 
 from stages.common import (
     arguments,
-    base_folder,
     call,
     cards,
     fail,
@@ -35,6 +34,7 @@ from stages.common import (
 )
 from stages.convergence import verdict
 from stages.memory import USABLE, Plan, cure, cuts, parameters, plan
+from stages.model_folder import TOKENIZER, open_base
 from stages.params import Adapter, read_params
 
 CODE = Path(__file__), Path(__file__).with_name("training.py")
@@ -43,7 +43,6 @@ LOADERS = 4  # processes that prepare batches beside a GPU
 LOSS_ALONE = {"fused_linear_cross_entropy": True, "cross_entropy": False, "rms_norm": False, "rope": False, "swiglu": False}
 QUIET = "ignore::FutureWarning:torch.distributed.c10d_logger"  # DeepSpeed's reduce_scatter_tensor, warned of at each call by torch 2.13
 DISK = 48  # bytes a weight where all are trained: three checkpoints (itself, Adam's two moments), the run's model, the output, DVC's cache
-TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 OURS = {"batch", "deepspeed", "gpus", "nodes"}  # parameters that LLaMA-Factory does not know, or takes in another form
 
 
@@ -97,6 +96,10 @@ def in_bf16(adapter: Adapter) -> bool:
     """Say whether to train in bf16: as told, or where the GPU, or the processor if there is none, multiplies in it itself."""
     import torch
 
+    if adapter.bf16 is True and on_gpu() and not torch.cuda.is_bf16_supported(including_emulation=False):
+        fail("adapter.bf16: true: this GPU does not multiply in bfloat16: set it to auto", 2)
+    if adapter.bf16 is True and adapter.deepspeed and not on_gpu():
+        fail("adapter.bf16: true: on a processor DeepSpeed trains in float32 only: set it to auto", 2)
     if adapter.bf16 != "auto":
         return adapter.bf16
     if adapter.deepspeed and not on_gpu():
@@ -228,8 +231,14 @@ def train(config: dict, adapter: Adapter, cut: Plan, run: Path) -> None:
 def kept(run: Path, adapter: Adapter) -> list[str]:
     """Return the names of the files in `run` that are the adapter, or the tuned model itself."""
     if adapter.finetuning_type == "lora":
-        return ["adapter_config.json", "adapter_model.safetensors", *TOKENIZER]
-    return ["config.json", "generation_config.json", *TOKENIZER, *sorted(file.name for file in run.glob("model*.safetensors*"))]
+        return ["adapter_config.json", "adapter_model.safetensors"]
+    return ["config.json", "generation_config.json", *sorted(file.name for file in run.glob("model*.safetensors*"))]
+
+
+def name_base(file: Path, model: str) -> None:
+    """Make the adapter's configuration, where there is one, name the base as its hub does, not by a folder of this machine."""
+    if file.is_file():
+        write_json(file, read_json(file) | {"base_model_name_or_path": model})
 
 
 def write_curves(history: list[dict], folder: Path) -> None:
@@ -260,13 +269,13 @@ def summary(state: dict, results: dict, tokens_a_step: int) -> dict:
 
 
 def main() -> None:
-    paths = arguments(__doc__, "base", "split", "template", "zero", "templates", "out", "plots")
+    paths = arguments(__doc__, "base", "split", "template", "zero", "tokenizer", "out", "plots")
     adapter = read_params().adapter
     record = read_json(paths.base)
-    base = base_folder(record)
+    base = open_base(record, paths.tokenizer)
     cut = cut_step(record, base, adapter)
     template = read_template(paths.template, paths.zero, adapter)
-    run = run_folder(adapter, template, record["files"], paths.split, paths.zero)
+    run = run_folder(adapter, template, record["files"], paths.tokenizer, paths.split, paths.zero)
     if adapter.finetuning_type == "full" and not last_checkpoint(run):
         need_space(run, DISK * parameters(read_json(base / "config.json")), "training every weight, checkpoints and all,")
     train(training_config(template, adapter, cut, base, paths.split, run), adapter, cut, run)
@@ -279,7 +288,9 @@ def main() -> None:
         folder.mkdir()
         for name in kept(run, adapter):
             shutil.copyfile(run / name, folder / name)
-        shutil.copyfile(paths.templates / f"{adapter.template}.jinja", folder / "chat_template.jinja")
+        for name in TOKENIZER:  # not what LLaMA-Factory wrote, which only this version of transformers reads
+            shutil.copyfile(paths.tokenizer / name, folder / name)
+        name_base(folder / "adapter_config.json", record["model"])
     tokens_a_step = cut.batch * cut.accumulation * adapter.gpus * adapter.nodes * adapter.cutoff_len
     found = summary(state, read_json(run / "train_results.json"), tokens_a_step)
     with whole(paths.plots) as folder:

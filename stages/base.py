@@ -1,6 +1,8 @@
-"""base: where the base model's files are, with their revision and checksums; the weights stay there.
+"""base: where the base model's files are, with their checksums, and its tokenizer and chat template, proven; the weights stay there.
 
-Usage: stages/run base --tiny models/tiny --out models/base.json
+Usage: stages/run base --tiny models/tiny --out models/base.json --tokenizer models/tokenizer --check models/base_check.json
+
+A base that cannot be trained, merged or served ends here, before a step is trained, with a line for each thing that is wrong.
 """
 
 import os
@@ -8,48 +10,20 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from stages.common import arguments, fail, file_sha256, read_json, write_json
-from stages.params import Base, read_params
-
-LOADED = (".json", ".safetensors", ".jinja", ".txt", ".model")  # what transformers and vLLM read
+from stages.base_check import file_problems, proof, summary, wanted
+from stages.common import arguments, fail, whole, write_json
+from stages.hubs import fetch_model
+from stages.model_folder import LOADED, sha256
+from stages.params import Base, Params, read_params
 
 
 def locate(base: Base, tiny: Path) -> Path:
-    """Return the folder that `base` names, downloaded first if it is on ModelScope."""
+    """Return the folder that `base` names, fetched first if it is on a hub."""
     if base.source == "tiny":
         return tiny
     if base.source == "path":
         return Path(base.path or "").expanduser()
-    return download(base)
-
-
-def download(base: Base) -> Path:
-    """Fetch a model into ModelScope's own cache; files already there are not fetched again."""
-    from modelscope import snapshot_download
-
-    try:
-        return Path(snapshot_download(base.model, revision=base.revision))
-    except Exception as error:  # the SDK raises many kinds; each means that the model did not come
-        reason = " ".join(str(error).split()) or type(error).__name__
-        fail(
-            f"base.model: {base.model}: cannot fetch revision {base.revision} from ModelScope: {reason[:300]}; "
-            "run again to go on, or bring the folder by hand and set base.source: path, base.path: FOLDER"
-        )
-
-
-def checked(folder: Path) -> list[Path]:
-    """Return the model's files, or stop and say which of the needed ones is missing."""
-    if not folder.is_dir():
-        fail(f"base.path: {folder}: no such folder")
-    for needed in ("config.json", "tokenizer.json"):
-        if not (folder / needed).is_file():
-            fail(f"base.path: {folder}: no {needed}, so this is not a model that transformers can load")
-    index = folder / "model.safetensors.index.json"
-    shards = set(read_json(index)["weight_map"].values()) if index.is_file() else {"model.safetensors"}
-    missing = sorted(shard for shard in shards if not (folder / shard).is_file())
-    if missing:
-        fail(f"base.path: {folder}: no {missing[0]}: the download is incomplete, or the weights are not safetensors")
-    return sorted(file for file in folder.iterdir() if file.suffix in LOADED and file.is_file())
+    return fetch_model(base)
 
 
 def portable(path: Path) -> str:
@@ -60,20 +34,36 @@ def portable(path: Path) -> str:
 
 def record(base: Base, folder: Path) -> dict:
     """Return what base.json says of the model in `folder`."""
-    files = {
-        file.name: {"bytes": file.stat().st_size, "sha256": file_sha256(file)}
-        for file in tqdm(checked(folder), desc="checksums", unit="file", disable=None)
-    }
-    return {"model": base.model or str(folder), "revision": base.revision, "path": portable(folder), "files": files}
+    files = sorted(file for file in folder.iterdir() if file.suffix in LOADED and file.is_file())
+    found = {file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)} for file in tqdm(files, desc="checksums", unit="file", disable=None)}
+    return {"model": base.model or str(folder), "revision": base.revision, "path": portable(folder), "files": found}
+
+
+def refuse(model: str, problems: list[str]) -> None:
+    """End the program with a line for each problem, if there are any."""
+    if problems:
+        fail("\n".join(f"base: {model}: {problem}" for problem in problems))
+
+
+def prove_base(params: Params, tiny: Path, tokenizer: Path) -> tuple[dict, dict]:
+    """Return what base.json says of the base, and what its proof saw; its tokenizer is written to the folder `tokenizer`."""
+    folder, want = locate(params.base, tiny), wanted(params)
+    model = params.base.model or str(folder)
+    refuse(model, file_problems(folder, want))
+    found = record(params.base, folder)
+    problems, seen = proof(folder, want, tokenizer)
+    refuse(model, problems)
+    return found, seen
 
 
 def main() -> None:
-    paths = arguments(__doc__, "tiny", "out")
-    base = read_params().base
-    folder = locate(base, paths.tiny)
-    found = record(base, folder)
+    paths = arguments(__doc__, "tiny", "out", "tokenizer", "check")
+    with whole(paths.tokenizer) as tokenizer:
+        found, seen = prove_base(read_params(), paths.tiny, tokenizer)
+    write_json(paths.check, seen)
     write_json(paths.out, found)
-    print(f"base: {folder}, {sum(f['bytes'] for f in found['files'].values()) / 1e6:.1f} MB in {len(found['files'])} files")
+    print(f"base: {found['path']}, {sum(f['bytes'] for f in found['files'].values()) / 1e6:.1f} MB in {len(found['files'])} files")
+    print(f"base: {summary(seen)} -> {paths.tokenizer}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """candidate: what a base is worth before any training: its answers to the validation part, scored, with its size and speed.
 
-Usage: stages/run candidate --profile profiles/tiny.yaml --tiny models/tiny --split data/split --templates templates/chat \
+Usage: stages/run candidate --profile profiles/tiny.yaml --tiny models/tiny --split data/split \
            --out evaluations/candidates/tiny.json --answers data/candidates/tiny.jsonl
 
 A candidate is a profile: its base, its template and its predictions are laid over params.yaml, the part is always val.
@@ -15,11 +15,12 @@ from pathlib import Path
 import numpy as np
 
 from stages.asking import answered
-from stages.base import locate, record
-from stages.common import arguments, fingerprint, need_memory, work_folder, write_json, write_jsonl
+from stages.base import prove_base
+from stages.common import arguments, fingerprint, work_folder, write_json, write_jsonl
 from stages.metrics import interval
+from stages.model_folder import open_base
 from stages.params import read_params
-from stages.predictions import SERVING_BYTES, answer_all, endpoints, measured, samples, what_counts
+from stages.predictions import answer_all, endpoints, measured, need_room, precision, samples, what_counts
 from stages.scores import NAMES, RATES, diversity, table
 
 
@@ -35,18 +36,20 @@ def parameters(folder: Path) -> int:
 
 
 def main() -> None:
-    paths = arguments(__doc__, "profile", "tiny", "split", "templates", "out", "answers")
+    paths = arguments(__doc__, "profile", "tiny", "split", "out", "answers")
     params = read_params(profile=paths.profile)
     predictions, name = params.predictions.model_copy(update={"base_url": None}), paths.profile.stem  # a server there holds one model
-    folder = locate(params.base, paths.tiny)
-    base = record(params.base, folder)
-    need_memory(base, SERVING_BYTES, f"candidate {name}")
-    part, template = paths.split / "val.jsonl", paths.templates / f"{params.adapter.template}.jinja"
+    tokenizer = work_folder(f"candidate-{name}-tokenizer", fingerprint(params.base.model_dump(), params.adapter.template))
+    base, _ = prove_base(params, paths.tiny, tokenizer)
+    folder = open_base(base, tokenizer)
+    dtype = precision(predictions, folder, lora=False)
+    need_room(base, folder, dtype, f"candidate {name}")
+    part = paths.split / "val.jsonl"
     asked = samples(part, predictions.max_samples)
-    work = work_folder(f"candidate-{name}", fingerprint(what_counts(predictions), base["files"], part, template))
-    with endpoints(predictions, folder, None, template, work / "vllm.log") as urls:
+    work = work_folder(f"candidate-{name}", fingerprint(what_counts(predictions, params.decoding, dtype), base["files"], part, tokenizer))
+    with endpoints(predictions, folder, None, work / "vllm.log") as urls:
         start, before = time.perf_counter(), len(answered(work / "base.jsonl"))
-        answer_all(urls, "base", asked, work / "base.jsonl", predictions)
+        answer_all(urls, "base", asked, work / "base.jsonl", predictions, params.decoding)
         seconds = time.perf_counter() - start
     found = answered(work / "base.jsonl")
     rows = [found[sample["id"]] for sample in asked]

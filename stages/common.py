@@ -210,14 +210,6 @@ def need_space(path: Path, bytes_needed: int, what: str) -> None:
         fail(f"{path}: {what} needs {bytes_needed / 1e9:.1f} GB of disk, {free / 1e9:.1f} GB are free")
 
 
-def base_folder(base: dict) -> Path:
-    """Return the folder that `models/base.json` names, checked to be there still."""
-    folder = Path(os.path.expanduser(base["path"]))
-    if not (folder / "config.json").is_file():
-        fail(f"{folder}: the base model of models/base.json is not there: run 'dvc repro --force base'")
-    return folder
-
-
 def call(command: list[str], environment: dict[str, str]) -> None:
     """Run a program that ends when this process ends; a failure of it is ours, in one line."""
     path = f"{sys.prefix}/bin{os.pathsep}{os.environ['PATH']}"  # LLaMA-Factory looks for torchrun there

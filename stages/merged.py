@@ -1,14 +1,13 @@
 """merged: base and adapter as one model, or the tuned model itself, chat template and model card inside, after gate and parity check.
 
 Usage: stages/run merged --base models/base.json --adapter models/adapter --predictions data/predictions \
-           --metrics metrics.json --template templates/export.yaml --card templates/card.md --templates templates/chat \
+           --metrics metrics.json --template templates/export.yaml --card templates/card.md --tokenizer models/tokenizer \
            --out models/merged
 
 The parity check asks a vLLM server of the merged model for the log-probabilities of the adapter's own answers, prompts
 sent as messages through the template inside the model: token ids must be equal, log-probabilities within rounding.
 """
 
-import json
 import shutil
 import sys
 from pathlib import Path
@@ -21,10 +20,8 @@ import yaml
 from stages import server
 from stages.common import (
     arguments,
-    base_folder,
     call,
     fail,
-    need_memory,
     need_space,
     read_json,
     read_jsonl,
@@ -32,8 +29,11 @@ from stages.common import (
     whole,
     write_json,
 )
-from stages.params import Gate, Merged, Params, read_params
-from stages.predictions import SERVING_BYTES, logprobs
+from stages.decoding import generation_config
+from stages.dialects import both_dialects
+from stages.model_folder import TOKENIZER, open_base
+from stages.params import Decoding, Gate, Params, read_params
+from stages.predictions import logprobs, need_room
 
 # Mean difference of log-probabilities (nats a token) that rounding explains. A merge rounds W + BA once to the weights'
 # precision, and so is a model rounded that was tuned in every weight: relative error 2^-24, 2^-11, 2^-8 for these. The
@@ -72,13 +72,16 @@ def export_config(template: dict, params: Params, base: Path, adapter: Path, out
         "model_name_or_path": str(adapter if full else base),
         "adapter_name_or_path": None if full else str(adapter),
         "template": params.adapter.template,
-        "infer_dtype": dtype_of(base) if full and dtype == "auto" else dtype,
+        "infer_dtype": server.stored_dtype(base) if full and dtype == "auto" else dtype,
         "export_dir": str(out),
     }
 
 
 def export(config: dict, out: Path) -> None:
-    """Run LLaMA-Factory's export in a process of its own."""
+    """Run LLaMA-Factory's export in a process of its own.
+
+    Its Modelfile goes: it knows neither our template nor our decoding; `make exports` writes one that agrees with both.
+    """
     out.mkdir(parents=True)
     file = out / "export.yaml"
     try:
@@ -86,36 +89,26 @@ def export(config: dict, out: Path) -> None:
         call([f"{sys.prefix}/bin/llamafactory-cli", "export", str(file)], {})
     finally:
         remove(file)
+        remove(out / "Modelfile")
 
 
-def put_template(chat_template: Path, folder: Path, repetition_penalty: float) -> None:
-    """Make `chat_template` the model's own, its end of turn a token that ends generation, and the penalty its default.
+def put_files(base: Path, tokenizer: Path, folder: Path, decoding: Decoding) -> None:
+    """Give the exported model in `folder` the proven tokenizer and template, the scored decoding, and the base's own configuration.
 
-    LLaMA-Factory exports the base's template, not the one it trained with (LF#9392), and the base's
-    generation_config.json, which may not know the end-of-turn token.
+    LLaMA-Factory exports the base's template, not the one that it trained with (LF#9392), the base's sampling, and files
+    that transformers 5 alone reads.
     """
-    shutil.copyfile(chat_template, folder / "chat_template.jinja")
-    config = read_json(folder / "tokenizer_config.json")
-    config.pop("chat_template", None)
-    write_json(folder / "tokenizer_config.json", config)
-    tokenizer = read_json(folder / "tokenizer.json")
-    ends = {token["id"] for token in tokenizer["added_tokens"] if token["content"] == text_of(config["eos_token"])}
-    file = folder / "generation_config.json"
-    generation = json.loads(file.read_text()) if file.exists() else {}
-    known = generation.get("eos_token_id", [])
-    generation["eos_token_id"] = sorted(ends | set(known if isinstance(known, list) else [known]) - {None})
-    generation["repetition_penalty"] = repetition_penalty  # what was scored is what vLLM serves
-    write_json(file, generation)
-
-
-def text_of(token: str | dict) -> str:
-    return token if isinstance(token, str) else token["content"]
-
-
-def dtype_of(folder: Path) -> str:
-    """Return the precision that a model's config.json states."""
-    config = read_json(folder / "config.json")
-    return config.get("dtype") or config.get("torch_dtype") or "float32"
+    for written in folder.iterdir():
+        if written.suffix in (".json", ".jinja", ".txt", ".model") and ".safetensors" not in written.name and written.name != "config.json":
+            remove(written)
+    for name in TOKENIZER:
+        shutil.copyfile(tokenizer / name, folder / name)
+    known = base / "generation_config.json"
+    end = read_json(tokenizer / "tokenizer_config.json")["eos_token"]
+    ends = {token["id"] for token in read_json(tokenizer / "tokenizer.json")["added_tokens"] if token["content"] == end}
+    tokens = read_json(known) if known.exists() else server.read_config(base)
+    write_json(folder / "generation_config.json", generation_config(decoding, tokens, ends))
+    write_json(folder / "config.json", both_dialects(read_json(base / "config.json"), server.stored_dtype(folder)))
 
 
 def differences(before: list[dict], after: list[dict]) -> np.ndarray:
@@ -128,7 +121,7 @@ def differences(before: list[dict], after: list[dict]) -> np.ndarray:
     return np.concatenate([np.abs(np.subtract(old, new)) for old, new in pairs])
 
 
-def parity(folder: Path, predictions: Path, params: Params, coarsest: str) -> dict:
+def parity(folder: Path, predictions: Path, params: Params, base: Path) -> dict:
     """Return how far the merged model's log-probabilities lie from the adapter's; stop if farther than the tolerance."""
     before = read_jsonl(predictions / "logprobs.jsonl")
     if not before:
@@ -136,9 +129,11 @@ def parity(folder: Path, predictions: Path, params: Params, coarsest: str) -> di
     rows = {row["id"]: row for row in read_jsonl(predictions / "tuned.jsonl")}
     settings = params.predictions
     options = server.device_options(settings)
-    limits = {"dtype": settings.dtype, "max_model_len": settings.max_model_len}
+    dtypes = precisions(params, base, folder)
+    coarsest = max(dtypes, key=list(TOLERANCE).index)
+    options |= {"dtype": dtypes[-1], "max_model_len": settings.max_model_len}
     log = folder.with_name(".vllm.log")
-    with server.running(folder, log, settings.batch_invariant, served_model_name="merged", **limits, **options) as url:
+    with server.running(folder, log, settings.batch_invariant, served_model_name="merged", **options) as url:
         after = logprobs(url, "merged", [rows[row["id"]] for row in before])
     remove(log)
     moved = differences(before, after)
@@ -149,11 +144,12 @@ def parity(folder: Path, predictions: Path, params: Params, coarsest: str) -> di
     return {name: round(value, 5) for name, value in found.items()} | {"tolerance": tolerance, "dtype": coarsest}
 
 
-def coarsest_dtype(merged: Merged, params: Params, base: Path) -> str:
-    """Return the least precise of the formats that the weights pass through between adapter and merged model."""
-    own = dtype_of(base)
-    used = {own if dtype == "auto" else dtype for dtype in (merged.dtype, params.predictions.dtype)}
-    return max(used, key=list(TOLERANCE).index)
+def precisions(params: Params, base: Path, merged: Path) -> list[str]:
+    """Return what the weights pass through: what the base is computed in, the merged model stored in, and computed in here."""
+    setting = params.predictions.dtype
+    stored = [server.stored_dtype(folder) for folder in (base, merged)]
+    before, after = (server.compute_dtype(setting, dtype, "predictions.dtype") for dtype in stored)
+    return [before, stored[1], after]
 
 
 def card(template: Path, **facts: Any) -> str:
@@ -162,20 +158,21 @@ def card(template: Path, **facts: Any) -> str:
 
 
 def main() -> None:
-    paths = arguments(__doc__, "base", "adapter", "predictions", "metrics", "template", "card", "templates", "out")
+    paths = arguments(__doc__, "base", "adapter", "predictions", "metrics", "template", "card", "tokenizer", "out")
     params = read_params()
     metrics = read_json(paths.metrics)
     if short := shortfalls(metrics, params.merged.gate):
         fail(f"gate: {'; '.join(short)}: nothing was merged")
     record = read_json(paths.base)
-    base = base_folder(record)
-    need_memory(record, SERVING_BYTES, "merged")
+    base = open_base(record, paths.tokenizer)
+    dtype = server.compute_dtype(params.predictions.dtype, server.stored_dtype(base), "predictions.dtype")
+    need_room(record, base, dtype, "merged")
     need_space(Path("."), 3 * sum(file["bytes"] for file in record["files"].values()), "the merged model and its copy in DVC's cache")
     template = yaml.safe_load(paths.template.read_text(encoding="utf-8"))
     with whole(paths.out) as folder:
         export(export_config(template, params, base, paths.adapter, folder), folder)
-        put_template(paths.templates / f"{params.adapter.template}.jinja", folder, params.predictions.repetition_penalty)
-        found = parity(folder, paths.predictions, params, coarsest_dtype(params.merged, params, base))
+        put_files(base, paths.tokenizer, folder, params.decoding)
+        found = parity(folder, paths.predictions, params, base)
         write_json(folder / "parity.json", found)
         (folder / "README.md").write_text(card(paths.card, base=record, metrics=metrics, params=params, parity=found), encoding="utf-8")
     print(f"merged: gate passed, log-probabilities moved by {found['mean']:.4f} nats a token ({found['tolerance']:g} allowed) -> {paths.out}")

@@ -20,7 +20,7 @@ Seed = Annotated[int, Field(ge=0, lt=1 << 32)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Format = Literal["fp8", "gptq", "gguf"]
-Template = Literal["qwen", "qwen3_nothink", "deepseekr1"]
+Template = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]  # the stage base knows LLaMA-Factory's
 
 
 class Section(BaseModel):
@@ -30,11 +30,11 @@ class Section(BaseModel):
 
 
 class Raw(Section):
-    source: Literal["sample", "path", "modelscope"]
+    source: Literal["sample", "path", "huggingface", "modelscope"]
     path: str | None
     dataset: str
     file: str
-    revision: str
+    revision: str | None
 
     @model_validator(mode="after")
     def path_is_named(self) -> "Raw":
@@ -44,18 +44,22 @@ class Raw(Section):
 
 
 class Base(Section):
-    source: Literal["tiny", "path", "modelscope"]
+    source: Literal["tiny", "path", "huggingface", "modelscope"]
     path: str | None
     model: str | None
-    revision: str
+    revision: str | None
 
     @model_validator(mode="after")
     def model_is_named(self) -> "Base":
         if self.source == "path" and not self.path:
             raise ValueError("source is 'path', so base.path must name a folder")
-        if self.source == "modelscope" and not self.model:
-            raise ValueError("source is 'modelscope', so base.model must name a model")
+        if self.on_a_hub and not self.model:
+            raise ValueError(f"source is '{self.source}', so base.model must name a model")
         return self
+
+    @property
+    def on_a_hub(self) -> bool:
+        return self.source in ("huggingface", "modelscope")
 
 
 class Converted(Section):
@@ -161,6 +165,22 @@ class Adapter(Section):
         return self
 
 
+class Decoding(Section):
+    """How each next token is chosen, wherever the model answers; a temperature of 0 is greedy."""
+
+    temperature: Annotated[float, Field(ge=0, le=2)]
+    top_p: Annotated[float, Field(gt=0, le=1)]
+    top_k: Annotated[int, Field(ge=0, lt=1_000_000)]
+    repetition_penalty: Annotated[float, Field(gt=0, le=2)]
+    seed: Seed
+
+    @model_validator(mode="after")
+    def temperature_is_taken_as_it_is(self) -> "Decoding":
+        if 0 < self.temperature < 0.01:  # vLLM takes 0.01 instead, with a warning in its log
+            raise ValueError(f"temperature is {self.temperature}: expected 0 (greedy), or 0.01 and more")
+        return self
+
+
 class Engine(Section):
     """How vLLM holds a model."""
 
@@ -177,7 +197,6 @@ class Predictions(Engine):
     max_samples: Count | None
     concurrency: Annotated[int, Field(ge=1, le=4096)]
     base_url: str | None
-    repetition_penalty: Annotated[float, Field(gt=0, le=2)]
     batch_invariant: bool
     parity_samples: Count
 
@@ -256,6 +275,7 @@ class Params(Section):
     converted: Converted
     split: Split
     adapter: Adapter
+    decoding: Decoding
     predictions: Predictions
     metrics: Metrics
     judgements: Judgements
@@ -321,7 +341,7 @@ def explain(error: ValidationError) -> str:
     where = ".".join(place)
     if first["type"] == "extra_forbidden":
         known = known_keys(place[:-1])
-        near = difflib.get_close_matches(place[-1], known, 1)
+        near = difflib.get_close_matches(place[-1], known, 1) or elsewhere(place[-1])
         return f"{where}: unknown parameter" + (f", did you mean '{near[0]}'?" if near else f", expected one of {', '.join(known)}")
     if first["type"] == "missing":
         return f"{where}: missing"
@@ -330,6 +350,11 @@ def explain(error: ValidationError) -> str:
     if place[-1] == "bool":  # of what may be "auto" too
         return f"{'.'.join(place[:-1])}: {first['input']!r}: expected true, false or auto"
     return f"{where}: {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+def elsewhere(key: str) -> list[str]:
+    """Return where other sections have a parameter of this name."""
+    return [f"{name}.{key}" for name, section in Params.model_fields.items() if key in getattr(section.annotation, "model_fields", {})]
 
 
 def known_keys(place: list[str]) -> list[str]:

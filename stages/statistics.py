@@ -1,6 +1,6 @@
 """statistics: what the dialogues are like: turns, lengths in characters and in the base's tokens, what is cut, words, topics.
 
-Usage: stages/run statistics --base models/base.json --split data/split --templates templates/chat --out plots/data
+Usage: stages/run statistics --split data/split --tokenizer models/tokenizer --check models/base_check.json --out plots/data
 """
 
 import json
@@ -11,9 +11,9 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from stages.common import arguments, base_folder, read_json, read_jsonl, whole, write_json
+from stages.common import arguments, fail, read_json, read_jsonl, whole, write_json
 from stages.params import read_params
 from stages.rows import messages, texts_of
 
@@ -22,6 +22,7 @@ SAMPLED = 20_000  # dialogues at the most whose tokens and words are counted
 CUTOFFS = (256, 512, 768, 1024, 1536, 2048, 4096)
 KEYWORDS = 3  # of a first question
 SHOWN = 20  # topics
+LEAST = 0.15  # of the tokens a character that Chinese has; English has a third
 PERCENTILES = (5, 50, 95, 99, 100)
 
 
@@ -29,15 +30,21 @@ def sample(rows: list[dict]) -> list[dict]:
     return rows if len(rows) <= SAMPLED else random.Random(0).sample(rows, SAMPLED)
 
 
-def dialogue_tokens(rows: list[dict], tokenizer: PreTrainedTokenizerBase, chat_template: str) -> list[list[int]]:
+def dialogue_tokens(rows: list[dict], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     """Return the token ids that training sees of each dialogue, before anything is cut."""
     texts = [
-        tokenizer.apply_chat_template(
-            [*messages(row), {"role": "assistant", "content": row["output"]}], chat_template=chat_template, tokenize=False
-        )
+        tokenizer.apply_chat_template([*messages(row), {"role": "assistant", "content": row["output"]}], tokenize=False)
         for row in tqdm(rows, desc="statistics", unit=" dialogues", mininterval=1, disable=None)
     ]
     return tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+
+
+def must_be_read(rows: list[dict], tokens: list[list[int]], usual: float) -> None:
+    """Stop where the median dialogue has far fewer tokens a character than `usual`, the base check's: its text was not read."""
+    rates = [len(ids) / max(1, sum(map(len, texts_of(row)))) for row, ids in zip(rows, tokens, strict=True)]
+    if rates and (median := float(np.median(rates))) < LEAST * usual:
+        fail(f"statistics: the median dialogue has {median:.3f} tokens a character, this tokenizer gives Chinese {usual:.3f}: "
+             "the base does not read this data: look at data/converted, or run 'make base-check'")  # fmt: skip
 
 
 def cutoffs(lengths: np.ndarray, present: int) -> pd.DataFrame:
@@ -90,14 +97,13 @@ def turns(parts: dict[str, list[dict]]) -> pd.DataFrame:
 def main() -> None:
     import jieba
 
-    paths = arguments(__doc__, "base", "split", "templates", "out")
+    paths = arguments(__doc__, "split", "tokenizer", "check", "out")
     adapter = read_params().adapter
     jieba.setLogLevel(logging.WARNING)
     parts = {name: read_jsonl(paths.split / f"{name}.jsonl") for name in PARTS}
     rows = sample([row for part in parts.values() for row in part])
-    template = (paths.templates / f"{adapter.template}.jinja").read_text(encoding="utf-8")
-    tokenizer = AutoTokenizer.from_pretrained(base_folder(read_json(paths.base)))
-    tokens = dialogue_tokens(rows, tokenizer, template)
+    tokens = dialogue_tokens(rows, PreTrainedTokenizerFast.from_pretrained(paths.tokenizer))
+    must_be_read(rows, tokens, read_json(paths.check)["tokens_per_character"])
     lengths = np.array([len(ids) for ids in tokens])
     texts = [texts_of(row) for row in rows]
     words = Counter(word for said in texts for text in said for word in jieba.cut(text) if not word.isspace())

@@ -13,6 +13,7 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 from ruamel.yaml import YAML
 
+from bench import bases
 from stages.params import Params
 
 hypothesis.settings.register_profile("same", derandomize=True)  # `make test` tries the same cases each time, `make soak` new ones
@@ -166,6 +167,28 @@ def browser() -> Iterator[Browser]:
         started = playwright.chromium.launch(executable_path=str(CHROMIUM), args=QUIET)
         yield started
         started.close()
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the folder that the stage base makes as models/tokenizer of the embedded base."""
+    from stages.tokenizer import prepare
+
+    prepare(ROOT / "models" / "tiny", tmp_path_factory.mktemp("tokenizer"), "qwen")
+    return tmp_path_factory.getbasetemp() / "tokenizer0"
+
+
+@pytest.fixture(scope="session")
+def hub_folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[Path]]:
+    """Give a function that returns the folders of bases with real vocabularies, each made once; not to be changed."""
+    if not bases.VOCABULARIES.is_dir():
+        pytest.skip(f"no real vocabularies at {bases.VOCABULARIES}")
+    folder = tmp_path_factory.mktemp("hub")
+
+    def folders(*names: str) -> list[Path]:
+        return [folder / name if (folder / name).is_dir() else bases.make(name, bases.VOCABULARIES, folder / name) for name in names]
+
+    return folders
 
 
 @pytest.fixture(scope="session")

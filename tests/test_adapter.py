@@ -73,9 +73,9 @@ def test_only_the_adapter_or_only_the_tuned_model_is_kept(tmp_path):
     for name in ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json", "optimizer.pt", "train.yaml"):
         (tmp_path / name).touch()
     lora, full = (adapter.kept(tmp_path, params_with({"adapter.finetuning_type": kind}).adapter) for kind in ("lora", "full"))
-    assert lora == ["adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "tokenizer_config.json"]
-    assert full == ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "model-00001-of-00002.safetensors",
-                    "model-00002-of-00002.safetensors", "model.safetensors.index.json"]  # fmt: skip
+    assert lora == ["adapter_config.json", "adapter_model.safetensors"]
+    weights = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json"]
+    assert full == ["config.json", "generation_config.json", *weights]
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -161,13 +161,13 @@ def test_llamafactory_sees_as_many_gpus_as_asked_for(tmp_path, monkeypatch, caps
     assert "adapter.gpus: 4 are asked for, 3 are here" in capsys.readouterr().err
 
 
-def test_too_little_memory_is_said_before_training_with_what_would_fit(workplace, stage, monkeypatch):
+def test_too_little_memory_is_said_before_training_with_what_would_fit(workplace, stage, monkeypatch, tiny_tokenizer):
     folder = workplace({"adapter.bf16": True})
     (folder / "base").mkdir()
     (folder / "base" / "config.json").write_text(json.dumps(SHAPES["7B"]))
     (folder / "base.json").write_text(json.dumps({"model": "Qwen2.5-7B", "path": str(folder / "base"), "files": {}}))
     monkeypatch.setattr(adapter, "memory", lambda gpus: (16e9, "the GPU"))
-    done = stage("adapter", base="base.json", split="s", template="t", zero="z", templates="t", out="o", plots="p")
+    done = stage("adapter", base="base.json", split="s", template="t", zero="z", tokenizer=tiny_tokenizer, out="o", plots="p")
     assert done.status == 1 and "error: adapter: Qwen2.5-7B needs at the least 1 at once" in done.error and "the GPU has 16.0, of which 92% can be used" in done.error
     assert "adapter.quantization_bit: 4" in done.error and done.error.strip().endswith("it would fit")
 
@@ -190,30 +190,39 @@ def test_several_machines_look_for_no_checkpoint_that_only_one_of_them_would_hav
     assert not two["load_best_model_at_end"] and two["early_stopping_steps"] is None and two["save_strategy"] == "no"
 
 
-def test_memory_that_others_hold_stops_the_stage_before_training(workplace, stage, monkeypatch):
+def test_memory_that_others_hold_stops_the_stage_before_training(workplace, stage, monkeypatch, tiny_tokenizer):
     workplace({"adapter.gpus": 2})
     Path("base.json").write_text(json.dumps({"model": "tiny", "path": str(ROOT / "models" / "tiny"), "files": {}}))
     Path("split").mkdir()
     Path("split/train.jsonl").write_text("{}\n")
     monkeypatch.setattr(adapter, "cards", lambda which: [80_000_000_000, 500_000_000, 1])
     template, zero = ROOT / "templates" / "train.yaml", ROOT / "templates" / "zero"
-    done = stage("adapter", base="base.json", split="split", template=template, zero=zero, templates="t", out="o", plots="p")
+    done = stage("adapter", base="base.json", split="split", template=template, zero=zero, tokenizer=tiny_tokenizer, out="o", plots="p")
     assert done.status == 1 and "error: adapter: the GPU has 0.5 GB free" in done.error
 
 
-def test_too_little_disk_for_the_checkpoints_of_every_weight_is_said_before_training(workplace, stage, monkeypatch):
+def test_too_little_disk_for_the_checkpoints_of_every_weight_is_said_before_training(workplace, stage, monkeypatch, tiny_tokenizer):
     workplace({"adapter.finetuning_type": "full"})
     Path("base.json").write_text(json.dumps({"model": "tiny", "path": str(ROOT / "models" / "tiny"), "files": {}}))
     Path("split").mkdir()
     monkeypatch.setattr("stages.common.shutil.disk_usage", lambda path: SimpleNamespace(free=7e8))
     template, zero = ROOT / "templates" / "train.yaml", ROOT / "templates" / "zero"
-    done = stage("adapter", base="base.json", split="split", template=template, zero=zero, templates="t", out="o", plots="p")
+    done = stage("adapter", base="base.json", split="split", template=template, zero=zero, tokenizer=tiny_tokenizer, out="o", plots="p")
     assert done.status == 1 and "training every weight, checkpoints and all, needs 0.8 GB of disk, 0.7 GB are free" in done.error
 
 
-def test_a_step_that_the_devices_cannot_share_is_an_error(workplace, stage):
+def test_a_step_that_the_devices_cannot_share_is_an_error(workplace, stage, tiny_tokenizer):
     workplace({"adapter.batch": "auto", "adapter.gpus": 3})
     base = {"model": "tiny", "path": str(ROOT / "models" / "tiny"), "files": {}}
     Path("base.json").write_text(json.dumps(base))
-    done = stage("adapter", base="base.json", split="s", template="t", zero="z", templates="t", out="o", plots="p")
+    done = stage("adapter", base="base.json", split="s", template="t", zero="z", tokenizer=tiny_tokenizer, out="o", plots="p")
     assert done.status == 2 and "a step of 4" in done.error and "shared out to 3" in done.error
+
+
+def test_the_adapter_names_its_base_as_the_hub_does_not_by_a_folder_of_this_machine(tmp_path):
+    file = tmp_path / "adapter_config.json"
+    file.write_text(json.dumps({"base_model_name_or_path": ".work/base/0/model", "r": 8}))
+    adapter.name_base(file, "Qwen/Qwen3-4B")
+    assert json.loads(file.read_text()) == {"base_model_name_or_path": "Qwen/Qwen3-4B", "r": 8}
+    adapter.name_base(tmp_path / "none.json", "Qwen/Qwen3-4B")
+    assert not (tmp_path / "none.json").exists()

@@ -7,15 +7,15 @@ import pytest
 from stages import base
 from stages.params import Base
 from tests.conftest import ROOT, default_params
-from tests.hub import BUSY, CUT, OTHER, hub
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 TINY = ROOT / "models" / "tiny"
+OUT = {"out": "base.json", "tokenizer": "tokenizer", "check": "check.json"}
 
 
 def test_base_json_names_the_folder_and_each_files_checksum(workplace, stage):
     folder = workplace()
-    assert stage("base", tiny=TINY, out="base.json").status == 0
+    assert stage("base", tiny=TINY, **OUT).status == 0
     found = json.loads((folder / "base.json").read_text())
     assert found["files"]["config.json"]["sha256"] == hashlib.sha256((TINY / "config.json").read_bytes()).hexdigest()
     assert "model.safetensors" in found["files"] and "pretrain.py" not in found["files"]
@@ -26,13 +26,13 @@ def test_a_folder_that_lacks_a_file_is_named_with_it(workplace, stage, tmp_path,
     shutil.copytree(TINY, tmp_path / "mine")
     (tmp_path / "mine" / gone).unlink()
     folder = workplace({"base.source": "path", "base.path": str(tmp_path / "mine")})
-    done = stage("base", tiny="none", out="base.json")
+    done = stage("base", tiny="none", **OUT)
     assert done.status == 1 and f"no {gone}" in done.error and not (folder / "base.json").exists()
 
 
 def test_a_folder_that_is_not_there_is_named(workplace, stage):
     workplace({"base.source": "path", "base.path": "/nowhere/model"})
-    assert "/nowhere/model: no such folder" in stage("base", tiny="none", out="base.json").error
+    assert "/nowhere/model: no such folder" in stage("base", tiny="none", **OUT).error
 
 
 def test_a_path_below_the_home_folder_may_begin_with_a_tilde(monkeypatch):
@@ -40,23 +40,3 @@ def test_a_path_below_the_home_folder_may_begin_with_a_tilde(monkeypatch):
     section = default_params()["base"] | {"source": "path", "path": "~/models/mine"}
     folder = base.locate(Base(**section), TINY)
     assert str(folder) == "/home/someone/models/mine" and base.portable(folder) == "~/models/mine"
-
-
-@pytest.mark.parametrize("faults", [[], [CUT], [BUSY], [OTHER]], ids=lambda faults: ",".join(faults) or "none")
-def test_modelscopes_own_client_fetches_the_model_in_spite_of_faults(workplace, stage_process, tmp_path, faults):
-    folder = workplace({"base.source": "modelscope", "base.model": "someone/model"})
-    files = {name: (TINY / name).read_bytes() for name in ("config.json", "tokenizer.json")} | {"model.safetensors": b"weights"}
-    with hub(files, faults) as served:
-        known = {"MODELSCOPE_ENDPOINT": served.endpoint, "MODELSCOPE_CACHE": str(tmp_path / "cache")}
-        done = stage_process("base", known, tiny="none", out="base.json")
-    assert done.status == 0, done.err
-    found = json.loads((folder / "base.json").read_text())
-    assert found["model"] == "someone/model" and set(found["files"]) == set(files)
-
-
-def test_a_model_that_modelscope_does_not_serve_is_one_line(workplace, stage_process, tmp_path):
-    workplace({"base.source": "modelscope", "base.model": "someone/model"})
-    known = {"MODELSCOPE_CACHE": str(tmp_path / "cache")}
-    with hub({}) as served:
-        done = stage_process("base", known | {"MODELSCOPE_ENDPOINT": served.endpoint}, tiny="none", out="base.json")
-    assert done.status == 1 and "base.model: someone/model" in done.error and "base.source: path" in done.error

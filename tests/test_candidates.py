@@ -50,5 +50,5 @@ def test_a_running_server_is_not_taken_for_every_candidate(workplace, stage, mon
 
     monkeypatch.setattr(candidate, "endpoints", endpoints)
     profile = ROOT / "profiles" / "tiny.yaml"
-    done = stage("candidate", profile=profile, tiny=ROOT / "models" / "tiny", split="split", templates="templates", out="a.json", answers="a.jsonl")
+    done = stage("candidate", profile=profile, tiny=ROOT / "models" / "tiny", split="split", out="a.json", answers="a.jsonl")
     assert done.status == 3 and seen == [None]

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 
@@ -36,7 +37,7 @@ def test_a_metric_that_does_not_exist_is_named(capsys):
 def test_the_stage_stops_at_the_gate_and_merges_nothing(workplace, stage):
     folder = workplace({"merged.gate": {"scores": {}, "gains": {"rouge-l": 0.0}}})
     (folder / "metrics.json").write_text(json.dumps(METRICS))
-    done = stage("merged", base="b", adapter="a", predictions="p", metrics="metrics.json", template="t", card="c", templates="t", out="merged")
+    done = stage("merged", base="b", adapter="a", predictions="p", metrics="metrics.json", template="t", card="c", tokenizer="t", out="merged")
     assert done.status == 1 and "gate: rouge-l" in done.error and not (folder / "merged").exists()
 
 
@@ -53,15 +54,50 @@ def test_a_tuned_model_is_exported_itself_in_the_bases_own_precision_or_the_one_
     assert exported({"adapter.finetuning_type": "full", "merged.dtype": "float16"})["infer_dtype"] == "float16"
 
 
-def test_the_card_says_how_it_was_tuned():
+def card(changes):
     metrics, parity = json.loads((ROOT / "metrics.json").read_text()), {"mean": 0.01, "tolerance": 0.06}
-    template = ROOT / "templates" / "card.md"
-    lora, full = (
-        merged.card(template, base={"model": "tiny"}, metrics=metrics, params=params_with({"adapter.finetuning_type": kind}), parity=parity)
-        for kind in ("lora", "full")
-    )
+    return merged.card(ROOT / "templates" / "card.md", base={"model": "tiny"}, metrics=metrics, params=params_with(changes), parity=parity)
+
+
+def test_the_card_says_how_it_was_tuned():
+    lora, full = (card({"adapter.finetuning_type": kind}) for kind in ("lora", "full"))
+    assert lora.startswith("---\nlanguage: zh\n")
     assert "question-answering, lora]" in lora and "- LoRA：rank 8，alpha 16，学习率" in lora and "评测并合并而成" in lora
     assert "question-answering]" in full and "- 全参数微调，学习率" in full and "lora" not in full.lower() and "合并" not in full
+
+
+def test_the_card_says_how_answers_were_decoded():
+    sampled = {"decoding.temperature": 0.7, "decoding.top_p": 0.8, "decoding.repetition_penalty": 1.05}
+    assert "集对话，贪心解码，重复惩罚 1.3，单位" in card({}) and "- 解码：贪心解码，重复惩罚 1.3，" in card({})
+    assert "集对话，贪心解码，单位" in card({"decoding.repetition_penalty": 1.0})
+    words = "采样解码（temperature 0.7，top_p 0.8，top_k 不限），重复惩罚 1.05，"
+    assert f"集对话，{words}单位" in card(sampled) and "贪心" not in card(sampled)
+    assert "top_k 20" in card(sampled | {"decoding.top_k": 20})
+
+
+@pytest.mark.parametrize(
+    ("gpu", "changes", "expected"),
+    [
+        (False, {}, ["float32", "bfloat16", "float32"]),
+        (False, {"predictions.dtype": "bfloat16"}, ["bfloat16", "bfloat16", "bfloat16"]),
+        (True, {}, ["bfloat16", "bfloat16", "bfloat16"]),
+        (True, {"predictions.dtype": "float16"}, ["float16", "bfloat16", "float16"]),
+    ],
+)
+def test_parity_allows_what_the_coarsest_type_on_the_way_rounds(monkeypatch, gpu, changes, expected):
+    monkeypatch.setattr("stages.server.on_gpu", lambda: gpu)
+    tiny = ROOT / "models" / "tiny"
+    assert merged.precisions(params_with(changes), tiny, tiny) == expected
+
+
+def test_llamafactorys_own_modelfile_is_not_part_of_the_model(tmp_path, monkeypatch):
+    def export(command, environment):
+        (tmp_path / "merged" / "Modelfile").write_text("FROM .")
+        (tmp_path / "merged" / "config.json").write_text("{}")
+
+    monkeypatch.setattr(merged, "call", export)
+    merged.export({}, tmp_path / "merged")
+    assert [file.name for file in (tmp_path / "merged").iterdir()] == ["config.json"]
 
 
 def test_other_token_ids_fail_the_parity_check(capsys):
@@ -72,13 +108,19 @@ def test_other_token_ids_fail_the_parity_check(capsys):
     assert "prompt" in capsys.readouterr().err
 
 
-def test_the_merged_model_carries_template_end_of_turn_and_penalty(tmp_path):
-    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
-        (tmp_path / name).write_bytes((ROOT / "models" / "tiny" / name).read_bytes())
-    generation = json.loads((tmp_path / "generation_config.json").read_text())
-    (tmp_path / "generation_config.json").write_text(json.dumps(generation | {"eos_token_id": 0}))
-    template = ROOT / "templates" / "chat" / "qwen.jinja"
-    merged.put_template(template, tmp_path, 1.3)
-    assert (tmp_path / "chat_template.jinja").read_text() == template.read_text()
-    found = json.loads((tmp_path / "generation_config.json").read_text())
-    assert found["eos_token_id"] == [0, 2] and found["repetition_penalty"] == 1.3
+def test_the_merged_model_carries_tokenizer_template_ends_and_decoding_and_nothing_of_the_bases_sampling(tmp_path, tiny_tokenizer):
+    base, folder = tmp_path / "base", tmp_path / "merged"
+    for made in (base, folder):
+        shutil.copytree(ROOT / "models" / "tiny", made)
+    bases = {"temperature": 0.7, "top_p": 0.8, "top_k": 20, "repetition_penalty": 1.1, "do_sample": True, "max_new_tokens": 2048}
+    for made in (base, folder):
+        (made / "generation_config.json").write_text(json.dumps(bases | {"eos_token_id": 0, "bos_token_id": 1, "pad_token_id": 0}))
+    merged.put_files(base, tiny_tokenizer, folder, params_with().decoding)
+    for name in merged.TOKENIZER:
+        assert (folder / name).read_bytes() == (tiny_tokenizer / name).read_bytes()
+    found = json.loads((folder / "generation_config.json").read_text())
+    tokens = {"bos_token_id": 1, "pad_token_id": 0, "eos_token_id": [0, 2]}
+    assert found == tokens | {"do_sample": False, "temperature": 0, "repetition_penalty": 1.3}
+    (base / "generation_config.json").unlink()  # the tokens then stand in config.json
+    merged.put_files(base, tiny_tokenizer, folder, params_with().decoding)
+    assert json.loads((folder / "generation_config.json").read_text())["pad_token_id"] == 0

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -12,9 +13,10 @@ import httpx
 import openai
 import pytest
 
+from stages import server
 from stages.predictions import samples
 from stages.server import free_port
-from tests.conftest import Project
+from tests.conftest import ROOT, Project
 
 STAGES = ["raw", "base", "converted", "split", "adapter", "predictions", "metrics", "merged"]
 
@@ -142,13 +144,28 @@ def test_the_merged_model_is_served_passes_the_check_and_answers_through_the_app
             assert httpx.get(f"http://127.0.0.1:{app_port}/readyz").status_code == 503  # vLLM takes a minute to load
             wait_for(process, log, f"http://127.0.0.1:{port}/health")
             out = pipeline.python("-m", "tools.serve_check").stdout
-            assert out.count("ok ") == 5 and "FAILED" not in out
+            assert out.count("ok ") == 8 and "FAILED" not in out and "skipped" not in out, out
             assert httpx.get(f"http://127.0.0.1:{app_port}/readyz", timeout=60).status_code == 200
             ask_through_the_gateway(f"http://127.0.0.1:{app_port}/v1")
         gone = pipeline.python("-m", "tools.serve_check", expect=1).stdout
         assert "no server answers" in gone and gone.count("\n") == 1
     finally:
         pipeline.run("git", "checkout", "params.yaml")
+
+
+def test_a_server_of_other_weights_another_template_and_the_bases_sampling_is_found_out(pipeline, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(pipeline.folder / "models" / "merged", other)
+    shutil.copy(ROOT / "models" / "tiny" / "model.safetensors", other)
+    with (other / "chat_template.jinja").open("a", encoding="utf-8") as template:
+        template.write("好的，")
+    sampling = {"do_sample": True, "temperature": 0.7, "top_p": 0.8, "top_k": 20, "repetition_penalty": 1.1}  # Qwen2.5's
+    config = json.loads((other / "generation_config.json").read_text())
+    (other / "generation_config.json").write_text(json.dumps(config | sampling))
+    with server.running(other, tmp_path / "vllm.log", served_model_name="xinglin", dtype="float32", max_model_len=2048, enforce_eager="") as url:
+        out = pipeline.python("-m", "tools.serve_check", expect=1, URL=url).stdout
+    said = [line.split(":")[0].split(" ", 1) for line in out.splitlines()]
+    assert [name.strip() for word, name in said if word == "FAILED"] == ["prompts", "weights", "decoding"], out
 
 
 def ask_through_the_gateway(url: str) -> None:

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -28,29 +29,28 @@ def test_topics_are_departments_or_else_keywords():
     assert found["高血压"] == 3 and found["咳嗽"] == 1
 
 
-def test_tokens_are_those_that_llamafactory_trains_on():
+def test_tokens_are_those_that_llamafactory_trains_on(tiny_tokenizer):
     from llamafactory.data.template import get_template_and_fix_tokenizer
     from llamafactory.hparams import DataArguments
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(ROOT / "models" / "tiny")
-    template = (ROOT / "templates" / "chat" / "qwen.jinja").read_text(encoding="utf-8")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_tokenizer)
     some = row("还要查什么？", "先查血常规。", [["咳嗽三天", "有没有发热？"]])
-    found = statistics.dialogue_tokens([some], tokenizer, template)[0]
+    found = statistics.dialogue_tokens([some], tokenizer)[0]
     theirs = get_template_and_fix_tokenizer(AutoTokenizer.from_pretrained(ROOT / "models" / "tiny"), DataArguments(template="qwen"))
     said = ["咳嗽三天", "有没有发热？", "还要查什么？", "先查血常规。"]
     turns = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(said)]
     assert found == [token for pair in theirs.encode_multiturn(tokenizer, turns) for ids in pair for token in ids]
 
 
-def test_the_stage_writes_numbers_and_plots(workplace, stage):
+def test_the_stage_writes_numbers_and_plots(workplace, stage, tiny_tokenizer):
     folder = workplace({"adapter.cutoff_len": 60})
     (folder / "split").mkdir()
     rows = [row(f"咳嗽{i}天怎么办", "多喝水，" * i, [["先问", "先答"]] * (i % 2)) for i in range(1, 21)]
     for name, part in (("train", rows[:10]), ("val", rows[10:15]), ("test", rows[15:])):
         (folder / "split" / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in part))
-    (folder / "base.json").write_text(json.dumps({"path": str(ROOT / "models" / "tiny"), "files": {}}))
-    done = stage("statistics", base="base.json", split="split", templates=ROOT / "templates" / "chat", out="data")
+    (folder / "check.json").write_text(json.dumps({"tokens_per_character": 0.9}))
+    done = stage("statistics", split="split", tokenizer=tiny_tokenizer, check="check.json", out="data")
     assert done.status == 0, done.err
     found = json.loads((folder / "data" / "stats.json").read_text())
     assert (found["dialogues"], found["questions"]) == (20, 30)
@@ -58,3 +58,17 @@ def test_the_stage_writes_numbers_and_plots(workplace, stage):
     turns = pd.read_csv(folder / "data" / "turns.csv").set_index("questions")
     assert turns.loc[1].to_dict() == {"train": 5, "val": 2, "test": 3} and turns.loc[2].to_dict() == {"train": 5, "val": 3, "test": 2}
     assert pd.read_csv(folder / "data" / "characters.csv")[["questions", "answers"]].sum().tolist() == [30, 30]
+
+
+def test_a_base_that_does_not_read_the_data_ends_the_stage(workplace, stage, tiny_tokenizer, tmp_path):
+    folder = workplace()
+    (folder / "split").mkdir()
+    for name in ("train", "val", "test"):
+        (folder / "split" / f"{name}.jsonl").write_text(json.dumps(row("咳嗽三天怎么办", "多喝水，" * 40)) + "\n")
+    deaf = shutil.copytree(tiny_tokenizer, tmp_path / "deaf")
+    known = json.loads((deaf / "tokenizer.json").read_text())
+    known["normalizer"] = {"type": "Replace", "pattern": {"Regex": "[一-鿿，]"}, "content": ""}
+    (deaf / "tokenizer.json").write_text(json.dumps(known))
+    (folder / "check.json").write_text(json.dumps({"tokens_per_character": 0.9}))
+    done = stage("statistics", split="split", tokenizer=deaf, check="check.json", out="data")
+    assert done.status == 1 and "tokens a character" in done.error and not (folder / "data").exists()

@@ -12,7 +12,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from stages.common import base_folder, fail, read_json, whole
+from stages.common import fail, read_json, whole
+from stages.model_folder import recorded
 
 DVC = f"{sys.prefix}/bin/dvc"
 PIP = "pip==26.0.1"
@@ -35,7 +36,7 @@ def pack_base(out: Path) -> None:
     if not BASE.exists():
         return
     record = read_json(BASE)
-    folder = base_folder(record).resolve()
+    folder = recorded(record).resolve()
     if not in_git(folder, record["files"]):
         with whole(out / "base") as part:
             shutil.copytree(folder, part)

@@ -59,7 +59,7 @@ def missing(params: Params) -> list[str]:
         lacks.append(f"raw.path: {params.raw.path}: no such file")
     if params.base.source == "path" and not Path(params.base.path or "").expanduser().is_dir():
         lacks.append(f"base.path: {params.base.path}: no such folder")
-    if params.base.source == "modelscope" and not cards():
+    if params.base.on_a_hub and not cards():
         lacks.append(f"base.model: {params.base.model}: a GPU, training on a CPU would take days")
     if vllm_version() == MISSING:
         lacks.append("vLLM's environment: run 'make setup'")
@@ -83,7 +83,7 @@ def main() -> None:
     for name, value in rows.items():
         print(f"{name:14}{value}")
     params = read_params()
-    base = {"modelscope": params.base.model, "path": params.base.path}.get(params.base.source, params.base.source)
+    base = params.base.model if params.base.on_a_hub else {"path": params.base.path}.get(params.base.source, params.base.source)
     print(f"{'active':14}raw {params.raw.source}, base {base}, {params.adapter.template}")
     for line in missing(params) or ["nothing"]:
         print(f"{'missing':14}{line}")
