@@ -3,6 +3,7 @@
 The user's own folder is never written to. A view of it is a folder of links, below .work, with our tokenizer files.
 """
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -35,8 +36,11 @@ def sha256(file: Path) -> str:
     state = file.stat()
     key = f"{file.resolve()} {state.st_size} {state.st_mtime_ns} {state.st_ino}"
     if key not in known:
-        write_json(CHECKSUMS, known | {key: file_sha256(file)})
-        known = read_json(CHECKSUMS)
+        known |= {key: file_sha256(file)}
+        CHECKSUMS.parent.mkdir(exist_ok=True)
+        own = CHECKSUMS.with_suffix(f".{os.getpid()}")  # two stages may run at once
+        own.write_text(json.dumps(known, indent=2), encoding="utf-8")
+        own.replace(CHECKSUMS)
     return known[key]
 
 
@@ -48,15 +52,22 @@ def recorded(record: dict) -> Path:
     return folder
 
 
-def open_base(record: dict, tokenizer: Path) -> Path:
-    """Return a folder with the base that `models/base.json` records and the tokenizer of `tokenizer`, its files unchanged."""
+def open_base(record: dict, tokenizer: Path, dtype: str | None = None) -> Path:
+    """Return a folder with the base that `models/base.json` records and the tokenizer of `tokenizer`, its files unchanged.
+
+    `dtype`: what transformers loads its weights as, if not as they are stored.
+    """
     folder = recorded(record)
     for name, known in record["files"].items():
         file = folder / name
         if not file.is_file() or file.stat().st_size != known["bytes"] or sha256(file) != known["sha256"]:
             fail(f"{file}: changed since models/base.json was made: run 'dvc repro --force base', or put the file back")
-    view = work_folder("base", fingerprint(record["files"], tokenizer)) / "model"
+    view = work_folder("base", fingerprint(record["files"], tokenizer)) / (dtype or "model")
     if not view.is_dir():
         with whole(view) as temporary:
             link_base(folder, tokenizer, temporary)
+            if dtype:
+                config = read_json(folder / "config.json") | {"dtype": dtype, "torch_dtype": dtype}
+                (temporary / "config.json").unlink()
+                write_json(temporary / "config.json", config)
     return view

@@ -13,10 +13,11 @@ from types import SimpleNamespace
 import pytest
 
 from stages import hubs
+from stages.params import read_params
 from stages.server import free_port
 from tests.conftest import ROOT
 from tests.hub import BUSY, CUT, LIMITED, MIRROR, OTHER, POINTER, RESET, SIGNATURE, SLOW, TOKEN, huggingface, modelscope
-from tools import bundle
+from tools import bundle, doctor
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 TINY = ROOT / "models" / "tiny"
@@ -176,19 +177,20 @@ def test_a_disk_without_links_holds_each_file_once(fetch, tmp_path):
 
 
 @pytest.mark.parametrize(("sign", "status"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 143)])
-def test_a_killed_download_ends_at_once_and_goes_on_where_it_stopped(environment, workplace, stage_process, tmp_path, sign, status):
+def test_a_killed_download_ends_at_once_and_goes_on_where_it_stopped(environment, workplace, stage_process, sign, status):
+    folder = workplace()
     with huggingface({"set.jsonl": WEIGHTS}, [SLOW]) as served:  # huggingface/huggingface_hub#4196
         made = environment("huggingface", served.endpoint)
         workplace({"raw.source": "huggingface", "raw.dataset": "someone/set", "raw.file": "set.jsonl"})
         stage = [sys.executable, "-m", "stages.raw", "--sample", "none", "--out", "raw"]
         with subprocess.Popen(stage, env=made, stderr=subprocess.DEVNULL) as process:
-            while not [part for part in tmp_path.glob("cache/hub/*/blobs/*.incomplete") if part.stat().st_size]:
+            while not [part for part in folder.glob("cache/hub/*/blobs/*.incomplete") if part.stat().st_size]:
                 time.sleep(0.05)
             process.send_signal(sign)
             assert process.wait(timeout=8) == status
         done = stage_process("raw", made, sample="none", out="raw")
     assert done.status == 0, done.err
-    assert served.ranges[-1] >= 1 << 20 and (tmp_path / "raw" / "dialogues.jsonl").read_bytes() == WEIGHTS
+    assert served.ranges[-1] >= 1 << 20 and (folder / "raw" / "dialogues.jsonl").read_bytes() == WEIGHTS
 
 
 def test_two_who_fetch_the_same_model_at_once_fetch_each_file_once(environment, tmp_path):
@@ -330,6 +332,21 @@ def test_two_users_of_one_cache_get_the_same_record_even_where_home_is_a_link(so
         with hub(MODEL) as served:
             paths.append(fetch(source, served.endpoint, HOME=str(tmp_path / user), HF_HOME=None, MODELSCOPE_CACHE=None).path)
     assert paths[0] == paths[1] and paths[0].startswith("~/.cache/")
+
+
+def test_doctor_names_a_hubs_model_and_that_it_needs_a_gpu(source, workplace, monkeypatch, capsys):
+    workplace({"base.source": source, "base.model": "someone/model"})
+    monkeypatch.setattr(doctor, "cards", list)
+    doctor.main()
+    out = capsys.readouterr().out
+    assert "base someone/model, " in out and "base.model: someone/model: a GPU" in out
+
+
+def test_a_hub_without_a_model_is_one_line(source, workplace, capsys):
+    workplace({"base.source": source, "base.model": None})
+    with pytest.raises(SystemExit):
+        read_params()
+    assert f"source is '{source}', so base.model must name a model" in capsys.readouterr().err
 
 
 def test_a_bundle_holds_the_files_that_the_caches_links_lead_to(tmp_path, monkeypatch):
