@@ -338,7 +338,7 @@ def from_cache(hub: str, reason: BaseException, look_up: Callable[[], str]) -> P
     """Return what a hub's client finds in its cache, or raise the reason why the hub was not asked."""
     try:
         path = Path(look_up())
-    except Exception:
+    except Exception:  # of many kinds; each means that the cache lacks it, and the hub's own reason says more
         raise reason from None
     if not isinstance(reason, OfflineModeIsEnabled):
         print(f"{NAMES[hub]}: {said(reason)}; taken from the cache: {path}", file=sys.stderr)

@@ -145,22 +145,22 @@ def test_a_mirror_that_keeps_git_lfs_pointers_alone_is_told_of(fetch):
 
 def test_a_mirror_below_a_path_without_xet_and_the_commits_header_is_enough_behind_a_proxy(fetch):
     with huggingface(MODEL, bare=True, xet=True) as served:  # huggingface/huggingface_hub#1796, #2808, #4475
-        done = fetch("huggingface", f"http://mirror.invalid{MIRROR}/", **behind(served.endpoint))
+        done = fetch("huggingface", f"http://hub.invalid{MIRROR}/", **behind(served.endpoint))
     assert done.status == 0, done.err
     assert done.files == listed(MODEL)
-    assert [path for path in served.asked if path.startswith(f"http://mirror.invalid{MIRROR}/someone/model/resolve/")]
+    assert [path for path in served.asked if path.startswith(f"http://hub.invalid{MIRROR}/someone/model/resolve/")]
 
 
 def test_a_mirror_that_sends_on_to_the_hub_itself_gets_a_gated_model_too(fetch):
     with huggingface(MODEL, gated=True, moved=True) as served:
-        done = fetch("huggingface", "http://mirror.invalid", **behind(served.endpoint))
+        done = fetch("huggingface", "http://hub.invalid", **behind(served.endpoint))
     assert done.status == 0, done.err
-    assert {line.split()[0] for line in served.told} == {"mirror.invalid", "huggingface.co"}
+    assert {line.split()[0] for line in served.told} == {"hub.invalid", "huggingface.co"}
 
 
 def test_a_proxy_that_is_not_there_or_shows_a_page_is_one_line_without_its_password(fetch):
-    done = fetch("huggingface", "http://mirror.invalid", **behind(f"http://127.0.0.1:{free_port()}"))
-    assert done.status == 1 and "mirror.invalid cannot be reached" in done.error and "proxy" in done.error
+    done = fetch("huggingface", "http://hub.invalid", **behind(f"http://127.0.0.1:{free_port()}"))
+    assert done.status == 1 and "hub.invalid cannot be reached" in done.error and "proxy" in done.error
     assert PASSWORD not in done.err
     with huggingface(MODEL, page=True) as served:
         done = fetch("huggingface", served.endpoint)
@@ -313,7 +313,7 @@ def test_offline_takes_what_is_whole_from_the_cache_and_nothing_else(fetch):
 
 
 @pytest.mark.parametrize("text", [
-    "Illegal header value b'Bearer hf_secret'", "no answer from http://someone:secret@mirror.cn/x",
+    "Illegal header value b'Bearer hf_secret'", "no answer from http://someone:secret@hub.invalid/x",
     "https://cdn.cn/x?X-Amz-Signature=secret failed",
 ])  # fmt: skip
 def test_an_errors_text_is_said_without_what_one_is_logged_in_with(text):
