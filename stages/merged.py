@@ -140,7 +140,11 @@ def parity(folder: Path, predictions: Path, params: Params, base: Path) -> dict:
     tolerance = params.merged.tolerance or TOLERANCE[coarsest]
     found = {"answers": len(before), "tokens": moved.size, "mean": float(moved.mean()), "max": float(moved.max())}
     if found["mean"] > tolerance:
-        fail(f"parity: log-probabilities moved by {found['mean']:.4f} nats a token by the merge, {coarsest} allows {tolerance:g}")
+        fail(
+            f"parity: log-probabilities moved by {found['mean']:.4f} nats a token by the merge, {coarsest} allows {tolerance:g}: "
+            f"after a few steps an adapter changes weights by less than {coarsest} can hold: train longer, or set merged.tolerance; "
+            "else models/adapter is not the one that answered: dvc repro --force predictions"
+        )
     return {name: round(value, 5) for name, value in found.items()} | {"tolerance": tolerance, "dtype": coarsest}
 
 
