@@ -18,7 +18,7 @@ from starlette.requests import HTTPConnection
 
 from app.errors import APIError
 from app.store import Store
-from stages.params import App
+from xinglin.params import App
 
 LOCAL_NAMES = {"localhost", "127.0.0.1", "[::1]"}
 FORWARDING = ("forwarded", "x-forwarded-for", "x-real-ip", "via")

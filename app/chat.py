@@ -20,9 +20,9 @@ from app.access import Caller
 from app.errors import APIError, responses
 from app.red_flags import find, notice
 from app.upstream import faults
-from stages.cleaning import tidy
-from stages.formats import Unusable
-from stages.params import App
+from xinglin.dialogues.cleaning import tidy
+from xinglin.dialogues.formats import Unusable
+from xinglin.params import App
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from pydantic import BaseModel, ConfigDict, Field
 from ruamel.yaml import YAML
 
-from stages.cleaning import NARROW
+from xinglin.dialogues.cleaning import NARROW
 
 RULES = Path(__file__).parent / "red_flags.yaml"
 CLAUSE = re.compile(r"[，。！？；：,!?;:\n…~]+")

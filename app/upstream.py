@@ -9,10 +9,10 @@ from typing import Any
 import aiohttp
 
 from app.errors import APIError
-from stages.asking import API_KEY
-from stages.common import bearer
-from stages.decoding import filled
-from stages.params import Decoding
+from xinglin.cli import bearer
+from xinglin.params import Decoding
+from xinglin.serving.client import API_KEY
+from xinglin.serving.decoding import filled
 
 RETRY_SECONDS = 5  # what a client is told to wait while the server restarts
 PROBE_SECONDS = 10  # how long an answered probe counts

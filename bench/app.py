@@ -28,7 +28,7 @@ import psutil
 from aiohttp import web
 from ruamel.yaml import YAML
 
-from stages.server import free_port
+from xinglin.serving.server import free_port
 
 ROOT = Path(__file__).parent.parent
 EVENTS, PACE = 60, 15.0  # of a stream, and a second

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING
 import orjson
 from tqdm import tqdm
 
-from stages.common import fail, file_sha256, read_json, whole, write_json
+from xinglin.cli import fail
+from xinglin.files import file_sha256, read_json, whole, write_json
 
 if TYPE_CHECKING:
     import torch

@@ -23,10 +23,10 @@ import httpx
 from ruamel.yaml import YAML
 
 from bench import bases
-from stages.common import cards
-from stages.params import lay, load
-from stages.server import free_port
 from tools.profile import editor
+from xinglin.hardware import cards
+from xinglin.params import lay, load
+from xinglin.serving.server import free_port
 
 ROOT = Path(__file__).parent.parent
 TEMPLATES = {

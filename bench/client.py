@@ -16,8 +16,8 @@ from pathlib import Path
 import httpx
 from aiohttp import web
 
-from stages.asking import Chat, collect, connect
-from stages.server import free_port
+from xinglin.serving.client import Chat, collect, connect
+from xinglin.serving.server import free_port
 
 REPLY = {"choices": [{"message": {"content": "多喝水，多休息。" * 30}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 60, "completion_tokens": 256}}
 REQUEST = {"model": "m", "messages": [{"role": "user", "content": "感冒应该怎么治疗？" * 6}], "max_tokens": 256}

@@ -77,9 +77,9 @@ def by_datasets(source: Path, out: Path) -> None:
 
     import datasets
 
-    from stages.cleaning import clean, tidy
-    from stages.formats import SHAPES, shape_of
-    from stages.rows import alpaca_row
+    from xinglin.dialogues.cleaning import clean, tidy
+    from xinglin.dialogues.formats import SHAPES, shape_of
+    from xinglin.dialogues.rows import alpaca_row
 
     def convert(record: dict) -> dict:
         dialogue = SHAPES[shape_of(record, None)](record, None)
@@ -92,9 +92,9 @@ def by_datasets(source: Path, out: Path) -> None:
 
 def group(source: Path, out: Path) -> None:
     """Read the converted dialogues and group them: what `split` does before it draws."""
-    from stages.leakage import compared, equal_links, near_links
-    from stages.rows import texts_of
     from stages.split import groups
+    from xinglin.dialogues.rows import texts_of
+    from xinglin.leakage.links import compared, equal_links, near_links
 
     texts = compared(texts_of(orjson.loads(line)) for line in source.open("rb"))
     links = np.concatenate([equal_links(texts), near_links(texts, 0.9, exact=False)])

@@ -19,9 +19,9 @@ from bench.gpu_answering import answer_all
 from bench.gpu_serving import serve
 from bench.gpu_training import Rows, fit_all, scale_all, train_all
 from bench.synthetic import SHAPES, make_base, make_split
-from stages import predictions as answers
-from stages import server
-from stages.params import read_params
+from stages import predictions
+from xinglin.params import read_params
+from xinglin.serving import answers, server
 
 ROOT = Path(__file__).parent.parent
 PARTS = ("train", "fit", "scale", "answer", "serve")
@@ -80,7 +80,7 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         make_split(ROOT / "data" / "sample" / "dialogues.jsonl", {"train": args.rows, "val": 512, "test": args.rows // 2}, folder / "split")
         make_base(args.size, ROOT / "models" / "tiny", folder / "base")
-        answers.write_jsonl(folder / "asked.jsonl", answers.samples(folder / "split" / "test.jsonl", None))
+        predictions.write_jsonl(folder / "asked.jsonl", answers.samples(folder / "split" / "test.jsonl", None))
     profile = read_params(profile=ROOT / "profiles" / f"{PROFILES[args.size]}.yaml")
     found: dict = {"card": card(), "size": args.size, "commit": commit(), "versions": versions()}
     if args.out and args.out.exists():

@@ -11,12 +11,12 @@ import yaml
 
 from bench.gpu_training import Rows
 from stages import adapter as trained
-from stages import predictions as answers
-from stages import server
-from stages.asking import answered
-from stages.common import fail, read_jsonl
-from stages.params import Decoding, Predictions
-from stages.replicas import PREFILL
+from xinglin.cli import fail
+from xinglin.files import read_jsonl
+from xinglin.params import Decoding, Predictions
+from xinglin.serving import answers, server
+from xinglin.serving.client import answered
+from xinglin.serving.replicas import PREFILL
 
 CLI = f"{sys.prefix}/bin/llamafactory-cli"
 OFFLINE = Path(__file__).with_name("offline.py")

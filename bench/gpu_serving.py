@@ -18,9 +18,9 @@ import yaml
 
 from bench.app import EVENTS, RAMP, Stream, load
 from bench.gpu_training import Rows
-from stages import server
-from stages.common import read_jsonl
-from stages.params import Serve
+from xinglin.files import read_jsonl
+from xinglin.params import Serve
+from xinglin.serving import server
 
 CLI = f"{sys.prefix}/bin/llamafactory-cli"
 CLIENTS = (1, 16, 64, 256)

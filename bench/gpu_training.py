@@ -17,9 +17,10 @@ import yaml
 
 from bench.synthetic import SHAPES
 from stages import adapter as trained
-from stages.common import read_jsonl, remove
-from stages.memory import CONTEXT, linear_layers, plan
-from stages.params import Adapter
+from xinglin.bases.shape import linear_layers
+from xinglin.files import read_jsonl, remove
+from xinglin.params import Adapter
+from xinglin.training.memory import CONTEXT, plan
 
 ROOT = Path(__file__).parent.parent
 BOARD = {  # what LLaMA-Factory's web board sets unless told otherwise
@@ -38,7 +39,7 @@ METHODS: dict[str, dict] = {"LoRA": {}, "QLoRA": {"quantization_bit": 4}, "every
 SHARED: dict[str, dict] = {"": {}, ", ZeRO-2": {"deepspeed": 2}, ", ZeRO-3": {"deepspeed": 3}}
 Rows = Iterator[tuple[str, Callable[[], dict]]]
 LOGGED = 3  # steps; each look at the loss makes the GPU wait
-ALONE = ["the web board's settings", "packed, by LLaMA-Factory alone"]  # run by llamafactory-cli, without stages/training.py
+ALONE = ["the web board's settings", "packed, by LLaMA-Factory alone"]  # run by llamafactory-cli, without xinglin/training/llamafactory.py
 
 
 def used_memory() -> float:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from stages.common import WORK, fail, remove
+from xinglin.cli import fail
+from xinglin.files import WORK, remove
 
 DVC = f"{sys.prefix}/bin/dvc"
 

@@ -22,14 +22,14 @@ from tqdm import tqdm
 
 from bench.gpu import card, commit, versions
 from stages import adapter as trained
-from stages import predictions as answers
-from stages import server
-from stages.asking import answered
-from stages.common import fail, fingerprint, read_json, write_json
-from stages.metrics import interval
-from stages.model_folder import open_base
-from stages.params import Metrics, Params, read_params
-from stages.scores import NAMES, table
+from xinglin.bases.folder import open_base
+from xinglin.cli import fail
+from xinglin.files import fingerprint, read_json, write_json
+from xinglin.params import Metrics, Params, read_params
+from xinglin.scoring.intervals import interval
+from xinglin.scoring.scores import NAMES, table
+from xinglin.serving import answers, server
+from xinglin.serving.client import answered
 
 ROOT = Path(__file__).parent.parent
 CLI = f"{sys.prefix}/bin/llamafactory-cli"

@@ -5,8 +5,8 @@ import random
 from pathlib import Path
 
 from bench.bases import QWEN2, shape, sizes, write_weights
-from stages.common import read_jsonl, write_json, write_jsonl
-from stages.tokenizer import prepare
+from xinglin.bases.tokenizer import prepare
+from xinglin.files import read_jsonl, write_json, write_jsonl
 
 COLUMNS = {"prompt": "instruction", "query": "input", "response": "output", "system": "system", "history": "history"}
 SHAPES: dict[str, dict] = {

@@ -17,7 +17,7 @@ from peft import LoraConfig, get_peft_model
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from stages.scores import NAMES, table
+from xinglin.scoring.scores import NAMES, table
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 HELD_OUT = 10  # one question in so many

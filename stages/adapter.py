@@ -18,26 +18,17 @@ from typing import Any
 
 import yaml
 
-from stages.common import (
-    arguments,
-    call,
-    cards,
-    fail,
-    fingerprint,
-    memory,
-    need_space,
-    read_json,
-    remove,
-    whole,
-    work_folder,
-    write_json,
-)
-from stages.convergence import verdict
-from stages.memory import USABLE, Plan, cure, cuts, parameters, plan
-from stages.model_folder import TOKENIZER, open_base
-from stages.params import Adapter, read_params
+from xinglin.bases.folder import TOKENIZER, open_base
+from xinglin.bases.shape import parameters
+from xinglin.cli import arguments, fail
+from xinglin.files import fingerprint, need_space, read_json, remove, whole, work_folder, write_json
+from xinglin.hardware import cards, memory
+from xinglin.params import Adapter, read_params
+from xinglin.processes import call
+from xinglin.training.convergence import verdict
+from xinglin.training.memory import USABLE, Plan, cure, cuts, plan
 
-CODE = Path(__file__), Path(__file__).with_name("training.py")
+CODE = Path(__file__), Path(__file__).parents[1] / "xinglin" / "training" / "llamafactory.py"
 NO_CHECKPOINTS = {"save_strategy": "no", "load_best_model_at_end": False, "early_stopping_steps": None}  # of several machines, whose disks differ
 LOADERS = 4  # processes that prepare batches beside a GPU
 LOSS_ALONE = {"fused_linear_cross_entropy": True, "cross_entropy": False, "rms_norm": False, "rope": False, "swiglu": False}
@@ -197,7 +188,7 @@ def last_checkpoint(run: Path) -> str | None:
 
 
 def launched(adapter: Adapter, file: Path) -> tuple[list[str], dict[str, str]]:
-    """Return the command line and variables of a training: stages/training.py on one device, through torchrun on several.
+    """Return the command line and variables of a training: xinglin/training/llamafactory.py on one device, through torchrun on several.
 
     Several machines: each runs the stage with NODE_RANK (0 first) and MASTER_ADDR (the first one's address) set.
     """
@@ -211,7 +202,7 @@ def launched(adapter: Adapter, file: Path) -> tuple[list[str], dict[str, str]]:
             fail(f"adapter.gpus: {adapter.gpus} are asked for, {len(devices)} are here", 2)
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(devices[: adapter.gpus])  # LLaMA-Factory takes all that it sees
     if adapter.gpus * adapter.nodes == 1:
-        return [sys.executable, "-m", "stages.training", str(file)], environment
+        return [sys.executable, "-m", "xinglin.training.llamafactory", str(file)], environment
     machines = ["--standalone"]
     if adapter.nodes > 1:
         if missing := [name for name in ("NODE_RANK", "MASTER_ADDR") if name not in os.environ]:
@@ -219,7 +210,7 @@ def launched(adapter: Adapter, file: Path) -> tuple[list[str], dict[str, str]]:
         machines = ["--node-rank", os.environ["NODE_RANK"], "--master-addr", os.environ["MASTER_ADDR"],
                     "--master-port", os.environ.get("MASTER_PORT", "29500")]  # fmt: skip
     line = [f"{sys.prefix}/bin/torchrun", "--nnodes", str(adapter.nodes), "--nproc-per-node", str(adapter.gpus), *machines]
-    return [*line, "--module", "stages.training", str(file)], environment
+    return [*line, "--module", "xinglin.training.llamafactory", str(file)], environment
 
 
 def train(config: dict, adapter: Adapter, cut: Plan, run: Path) -> None:

@@ -19,12 +19,14 @@ import numpy as np
 import orjson
 from tqdm import tqdm
 
-from stages.cleaning import clean, tidy
-from stages.common import arguments, fail, whole, workers, write_json
-from stages.formats import SHAPES, Dialogue, Unusable, shape_of
-from stages.params import Converted, read_params
-from stages.reading import Broken, Record, records
-from stages.rows import alpaca_row, texts_of
+from xinglin.cli import arguments, fail
+from xinglin.dialogues.cleaning import clean, tidy
+from xinglin.dialogues.formats import SHAPES, Dialogue, Unusable, shape_of
+from xinglin.dialogues.reading import Broken, Record, records
+from xinglin.dialogues.rows import alpaca_row, texts_of
+from xinglin.files import whole, write_json
+from xinglin.params import Converted, read_params
+from xinglin.processes import workers
 
 SHOWN = 200  # characters of a rejected record that rejects.jsonl shows
 CHUNK = 2000  # records that a process converts at once

@@ -17,23 +17,15 @@ import jinja2
 import numpy as np
 import yaml
 
-from stages import server
-from stages.common import (
-    arguments,
-    call,
-    fail,
-    need_space,
-    read_json,
-    read_jsonl,
-    remove,
-    whole,
-    write_json,
-)
-from stages.decoding import generation_config
-from stages.dialects import both_dialects
-from stages.model_folder import TOKENIZER, open_base
-from stages.params import Decoding, Gate, Params, read_params
-from stages.predictions import logprobs, need_room
+from xinglin.bases.dialects import both_dialects
+from xinglin.bases.folder import TOKENIZER, open_base
+from xinglin.cli import arguments, fail
+from xinglin.files import need_space, read_json, read_jsonl, remove, whole, write_json
+from xinglin.params import Decoding, Gate, Params, read_params
+from xinglin.processes import call
+from xinglin.serving import server
+from xinglin.serving.answers import logprobs, need_room
+from xinglin.serving.decoding import generation_config
 
 # Mean difference of log-probabilities (nats a token) that rounding explains. A merge rounds W + BA once to the weights'
 # precision, and so is a model rounded that was tuned in every weight: relative error 2^-24, 2^-11, 2^-8 for these. The

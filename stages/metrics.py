@@ -3,66 +3,17 @@
 Usage: stages/run metrics --predictions data/predictions --training plots/loss/training.json \
            --out metrics.json --answers plots/answers.csv --plots plots/scores.csv
 
-stages/scores.py defines the scores. plots/answers.csv keeps those of every answer, so that two runs can be compared
+xinglin/scoring/scores.py defines the scores. plots/answers.csv keeps those of every answer, so that two runs can be compared
 answer by answer in a review.
 """
 
-import csv
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import numpy as np
-
-from stages.common import arguments, fail, read_json, read_jsonl, whole, write_json
-from stages.params import Metrics, read_params
-from stages.scores import NAMES, RATES, diversity, meaning, table
-
-MODELS = ("base", "tuned")
-MEANING = "similarity"  # a column where metrics.embedding_model is set
-
-
-def interval(values: np.ndarray, metrics: Metrics) -> list[dict[str, float]]:
-    """Return the 95 % percentile bootstrap interval of the mean of each column of `values` [samples, columns]."""
-    draws = np.random.default_rng(metrics.seed)
-    counts = draws.multinomial(len(values), np.full(len(values), 1 / len(values)), size=metrics.bootstrap)
-    low, high = np.percentile(counts @ values / len(values), [2.5, 97.5], axis=0)
-    return [{"low": round(a, 4), "high": round(b, 4)} for a, b in zip(low.tolist(), high.tolist(), strict=True)]
-
-
-def summarise(base: np.ndarray, tuned: np.ndarray, metrics: Metrics, names: Sequence[str] = NAMES) -> dict:
-    """Return means, intervals and the paired gain; `base` and `tuned` are [samples, names + RATES], row by row a pair."""
-    width = len(names)
-    columns = {"base": base[:, :width], "tuned": tuned[:, :width], "gain": tuned[:, :width] - base[:, :width]}
-    found: dict = {name: dict(zip(names, np.round(v.mean(0), 4).tolist(), strict=True)) for name, v in columns.items()}
-    for name, rates in (("base", base[:, width:]), ("tuned", tuned[:, width:])):
-        found[name] |= dict(zip(RATES, np.round(100 * rates.mean(0), 2).tolist(), strict=True))
-    found["intervals"] = {n: dict(zip(names, interval(v, metrics), strict=True)) for n, v in columns.items()}
-    return found | {"samples": len(base)}
-
-
-def pairs(folder: Path) -> dict[str, list[dict]]:
-    """Return both models' rows, checked to answer the same samples in the same order."""
-    rows = {name: read_jsonl(folder / f"{name}.jsonl") for name in MODELS}
-    if [row["id"] for row in rows["base"]] != [row["id"] for row in rows["tuned"]]:
-        fail(f"{folder}: base.jsonl and tuned.jsonl do not answer the same samples: run 'dvc repro --force predictions'")
-    if not rows["base"]:
-        fail(f"{folder}: no predictions to score")
-    return rows
-
-
-def scored(rows: list[dict], name: str, metrics: Metrics) -> np.ndarray:
-    """Return an array [samples, names + RATES], with the cosine of meaning as the last name where a model for it is set."""
-    found = table(rows, name)
-    if metrics.embedding_model is None:
-        return found
-    return np.insert(found, len(NAMES), meaning(rows, metrics.embedding_model), axis=1)
-
-
-def write_csv(file: Path, header: Sequence[str], rows: Iterable[Sequence]) -> None:
-    with whole(file) as temporary, temporary.open("w", newline="", encoding="utf-8") as output:
-        writer = csv.writer(output, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
+from xinglin.cli import arguments, fail
+from xinglin.files import read_json, write_csv, write_json
+from xinglin.params import read_params
+from xinglin.scoring.intervals import summarise
+from xinglin.scoring.scores import MEANING, MODELS, NAMES, RATES, diversity, pairs, scored
 
 
 def show(found: dict) -> str:

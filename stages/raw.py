@@ -6,10 +6,11 @@ Usage: stages/run raw --sample data/sample/dialogues.jsonl --out data/raw
 import shutil
 from pathlib import Path
 
-from stages.common import arguments, fail, need_space, whole
-from stages.hubs import fetch_data
-from stages.params import Raw, read_params
-from stages.reading import suffixes
+from xinglin.cli import arguments, fail
+from xinglin.dialogues.reading import suffixes
+from xinglin.files import need_space, whole
+from xinglin.hubs import fetch_data
+from xinglin.params import Raw, read_params
 
 
 def source(raw: Raw, sample: Path) -> Path:

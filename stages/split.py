@@ -12,11 +12,12 @@ import orjson
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from stages.common import arguments, fail, read_json, whole, write_json
-from stages.leakage import Texts, compared, equal_links, near_links
-from stages.params import Split, read_params
-from stages.rows import texts_of
-from stages.similarity import gram_overlap, plain, smallest_grams
+from xinglin.cli import arguments, fail
+from xinglin.dialogues.rows import texts_of
+from xinglin.files import read_json, whole, write_json
+from xinglin.leakage.links import Texts, compared, equal_links, near_links
+from xinglin.leakage.similarity import gram_overlap, plain, smallest_grams
+from xinglin.params import Split, read_params
 
 SIDES = ("train", "val", "test")  # from the least to the most held out
 COLUMNS = {"prompt": "instruction", "query": "input", "response": "output", "system": "system", "history": "history"}

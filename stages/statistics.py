@@ -13,9 +13,10 @@ import pandas as pd
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from stages.common import arguments, fail, read_json, read_jsonl, whole, write_json
-from stages.params import read_params
-from stages.rows import messages, texts_of
+from xinglin.cli import arguments, fail
+from xinglin.dialogues.rows import messages, texts_of
+from xinglin.files import read_json, read_jsonl, whole, write_json
+from xinglin.params import read_params
 
 PARTS = ("train", "val", "test")
 SAMPLED = 20_000  # dialogues at the most whose tokens and words are counted

@@ -11,8 +11,8 @@ from pathlib import Path
 import httpx
 from ruamel.yaml import YAML
 
-from stages.server import free_port
 from tests.conftest import ROOT, default_params, overlay
+from xinglin.serving.server import free_port
 
 
 def wait_until_up(url: str, process: subprocess.Popen, log: Path, seconds: float = 60) -> None:

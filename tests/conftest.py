@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, sync_playwright
 from ruamel.yaml import YAML
 
 from bench import bases
-from stages.params import Params
+from xinglin.params import Params
 
 hypothesis.settings.register_profile("same", derandomize=True)  # `make test` tries the same cases each time, `make soak` new ones
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
@@ -104,11 +104,16 @@ class Project:
         yaml.dump(values, file)
 
 
+def module_of(name: str) -> str:
+    """Return the module of a stage of dvc.yaml or of evaluations/dvc.yaml."""
+    return f"stages.{name}" if (ROOT / "stages" / f"{name}.py").is_file() else f"evaluations.{name}"
+
+
 @pytest.fixture(autouse=True)
 def no_checks_of_another_test() -> None:
-    from stages import common
+    from xinglin import files
 
-    common.CHECKS.clear()
+    files.CHECKS.clear()
 
 
 @pytest.fixture
@@ -129,18 +134,18 @@ def stage(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> Call
     import importlib
     import signal
 
-    from stages import common
+    from xinglin import cli, files
 
-    monkeypatch.setattr(common, "die_with_parent", lambda parent=None: None)
+    monkeypatch.setattr(cli, "die_with_parent", lambda parent=None: None)
     before = signal.getsignal(signal.SIGTERM)
 
     def call(name: str, **paths: str | Path) -> SimpleNamespace:
         words = [word for key, value in paths.items() for word in (f"--{key}", str(value))]
         monkeypatch.setattr("sys.argv", [name, *words])
-        common.CHECKS.clear()
+        files.CHECKS.clear()
         status = 0
         try:
-            importlib.import_module(f"stages.{name}").main()
+            importlib.import_module(module_of(name)).main()
         except SystemExit as end:
             status = end.code if isinstance(end.code, int) else 1
         finally:
@@ -158,7 +163,7 @@ def stage_process() -> Callable[..., SimpleNamespace]:
     def call(name: str, environment: dict[str, str], **paths: str | Path) -> SimpleNamespace:
         words = [word for key, value in paths.items() for word in (f"--{key}", str(value))]
         environment = os.environ | {"PYTHONPATH": str(ROOT)} | environment
-        done = subprocess.run([sys.executable, "-m", f"stages.{name}", *words], env=environment, capture_output=True, text=True, timeout=300)
+        done = subprocess.run([sys.executable, "-m", module_of(name), *words], env=environment, capture_output=True, text=True, timeout=300)
         return SimpleNamespace(status=done.returncode, error=(done.stderr.strip().splitlines() or [""])[-1], err=done.stderr)
 
     return call
@@ -177,7 +182,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="session")
 def tiny_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give the folder that the stage base makes as models/tokenizer of the embedded base."""
-    from stages.tokenizer import prepare
+    from xinglin.bases.tokenizer import prepare
 
     prepare(ROOT / "models" / "tiny", tmp_path_factory.mktemp("tokenizer"), "qwen")
     return tmp_path_factory.getbasetemp() / "tokenizer0"

@@ -5,8 +5,8 @@ import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from stages import predictions
 from tests.conftest import params_with
+from xinglin.serving import answers
 
 ASKED = [{"id": str(i), "messages": [{"role": "user", "content": f"问{i}"}], "reference": "答"} for i in range(6)]
 keys: list[str | None] = []  # that came with each request to openai_server
@@ -41,4 +41,4 @@ def openai_server(answer):
 
 def answer_all(url, file, changes=None):
     params = params_with(changes)
-    predictions.answer_all([url], "tuned", ASKED, file, params.predictions, params.decoding)
+    answers.answer_all([url], "tuned", ASKED, file, params.predictions, params.decoding)

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 from ruamel.yaml import YAML
 
-from stages.scores import RATES
 from tests.conftest import ROOT, default_params, overlay
+from xinglin.scoring.scores import RATES
 
 NEEDED = (
     "Makefile", *(f"tools/{name}.py" for name in ("changes", "diff", "experiments", "revisions")),
-    *(f"stages/{name}.py" for name in ("common", "metrics", "params", "scores")),
+    *(f"xinglin/{name}.py" for name in ("cli", "files", "params", "processes", "scoring/intervals", "scoring/scores")),
 )  # fmt: skip
 GRAPH = {"stages": {name: {"cmd": "true", "outs": [f"data/{name}"]} for name in ("split", "predictions")}}
 HOSTILE = "痛 @everyone <script>alert(1)</script></details>\n\n| a | b |\n\n# 大字 ```\n<img src=x onerror=alert(1)> [这里](http://evil) \u202e" + "长" * 300

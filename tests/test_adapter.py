@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from stages import adapter
-from stages.memory import Plan
 from tests.conftest import ROOT, params_with
 from tests.test_memory import SHAPES
+from xinglin.training.memory import Plan
 
 TEMPLATE = yaml.safe_load((ROOT / "templates" / "train.yaml").read_text(encoding="utf-8"))
 CUT = Plan(3, 6, True, {"weights": 1e9}, 1)
@@ -132,7 +132,7 @@ def launched(tmp_path, **changes):
 
 def test_one_device_is_llamafactory_alone_several_go_through_torchrun(tmp_path, monkeypatch, capsys):
     line, _ = launched(tmp_path)
-    assert line[1:3] == ["-m", "stages.training"]
+    assert line[1:3] == ["-m", "xinglin.training.llamafactory"]
     line, _ = launched(tmp_path, gpus=2)
     assert line[0].endswith("torchrun") and line[line.index("--nproc-per-node") + 1] == "2" and "--standalone" in line
     with pytest.raises(SystemExit):
@@ -205,7 +205,7 @@ def test_too_little_disk_for_the_checkpoints_of_every_weight_is_said_before_trai
     workplace({"adapter.finetuning_type": "full"})
     Path("base.json").write_text(json.dumps({"model": "tiny", "path": str(ROOT / "models" / "tiny"), "files": {}}))
     Path("split").mkdir()
-    monkeypatch.setattr("stages.common.shutil.disk_usage", lambda path: SimpleNamespace(free=7e8))
+    monkeypatch.setattr("xinglin.files.shutil.disk_usage", lambda path: SimpleNamespace(free=7e8))
     template, zero = ROOT / "templates" / "train.yaml", ROOT / "templates" / "zero"
     done = stage("adapter", base="base.json", split="split", template=template, zero=zero, tokenizer=tiny_tokenizer, out="o", plots="p")
     assert done.status == 1 and "training every weight, checkpoints and all, needs 0.8 GB of disk, 0.7 GB are free" in done.error

@@ -14,8 +14,8 @@ import pytest
 
 from app.keys import add
 from app.store import DAY, Store
-from stages.server import free_port
 from tests.application import application, model_server
+from xinglin.serving.server import free_port
 
 HELLO = [{"role": "user", "content": "咳嗽怎么办"}]
 

@@ -7,9 +7,10 @@ import time
 import aiohttp
 import pytest
 
-from stages import asking, predictions
 from tests.conftest import params_with
 from tests.openai_server import ASKED, REPLY, answer_all, openai_server
+from xinglin.serving import answers
+from xinglin.serving import client as asking
 
 
 def test_only_what_is_missing_is_asked_and_a_torn_line_is_asked_again(tmp_path):
@@ -62,7 +63,7 @@ def test_a_request_goes_to_the_server_with_the_fewest_open_ones(tmp_path):
 
     asked = [row | {"id": f"{n}-{row['id']}"} for n in range(5) for row in ASKED]
     with openai_server(counted("quick", 0.01)) as quick, openai_server(counted("slow", 0.3)) as slow:
-        predictions.answer_all([slow, quick], "tuned", asked, tmp_path / "a", params_with({"predictions.concurrency": 4}).predictions, params_with().decoding)
+        answers.answer_all([slow, quick], "tuned", asked, tmp_path / "a", params_with({"predictions.concurrency": 4}).predictions, params_with().decoding)
     assert set(asking.answered(tmp_path / "a")) == {row["id"] for row in asked}
     assert served["quick"] > 2 * served["slow"] > 0 and sum(served.values()) == len(asked)
 

@@ -4,9 +4,9 @@ import shutil
 
 import pytest
 
-from stages import base
-from stages.params import Base
 from tests.conftest import ROOT, default_params
+from xinglin.bases import record
+from xinglin.params import Base
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 TINY = ROOT / "models" / "tiny"
@@ -38,5 +38,5 @@ def test_a_folder_that_is_not_there_is_named(workplace, stage):
 def test_a_path_below_the_home_folder_may_begin_with_a_tilde(monkeypatch):
     monkeypatch.setenv("HOME", "/home/someone")
     section = default_params()["base"] | {"source": "path", "path": "~/models/mine"}
-    folder = base.locate(Base(**section), TINY)
-    assert str(folder) == "/home/someone/models/mine" and base.portable(folder) == "~/models/mine"
+    folder = record.locate(Base(**section), TINY)
+    assert str(folder) == "/home/someone/models/mine" and record.portable(folder) == "~/models/mine"

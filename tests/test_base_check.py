@@ -8,8 +8,8 @@ import time
 import pytest
 
 from bench import bases
-from stages import base_check, tokenizer
 from tests.conftest import ROOT, params_with
+from xinglin.bases import check, proof, tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 GOOD = {
@@ -21,7 +21,7 @@ READ_WITH_LIBRARIES = {"weights of a wrapped model", "NaN weights"}
 
 
 def wanted(template="qwen", mask_history=False, **changes):
-    return base_check.wanted(params_with({"adapter.template": template, "adapter.mask_history": mask_history, **changes}))
+    return check.wanted(params_with({"adapter.template": template, "adapter.mask_history": mask_history, **changes}))
 
 
 def copied(folder, to):
@@ -34,8 +34,8 @@ def test_a_real_vocabulary_is_read_alike_by_training_and_serving(hub_folders, tm
     (folder,) = hub_folders(name)
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
     want = wanted(*GOOD[name])
-    assert base_check.file_problems(folder, want) == []
-    problems, seen = base_check.proof(folder, want, tmp_path / "tokenizer")
+    assert check.file_problems(folder, want) == []
+    problems, seen = proof.proof(folder, want, tmp_path / "tokenizer")
     assert problems == [] and seen["prompts"] == 24 and 0.3 < seen["tokens_per_character"] < 1.5
     assert (tmp_path / "tokenizer" / "tokenizer.json").read_bytes() == before["tokenizer.json"]
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
@@ -46,10 +46,10 @@ def test_a_base_that_people_bring_is_refused_by_one_line(hub_folders, tmp_path, 
     (folder,) = hub_folders("qwen2.5")
     bases.BROKEN[kind](copied(folder, tmp_path / "base"))
     start = time.perf_counter()
-    found = base_check.file_problems(tmp_path / "base", wanted())
+    found = check.file_problems(tmp_path / "base", wanted())
     if kind in READ_WITH_LIBRARIES:
         assert found == []
-        found = list(base_check.weights(tmp_path / "base"))
+        found = list(proof.weights(tmp_path / "base"))
     assert len(found) == 1 and "\n" not in found[0] and time.perf_counter() - start < 10
 
 
@@ -63,19 +63,19 @@ def test_a_base_that_people_bring_is_refused_by_one_line(hub_folders, tmp_path, 
 )
 def test_a_template_of_another_family_is_refused_with_those_that_fit(hub_folders, name, template, said):
     (folder,) = hub_folders(name)
-    (line,) = base_check.file_problems(folder, wanted(template))
+    (line,) = check.file_problems(folder, wanted(template))
     assert said in line and line.startswith(f"adapter.template: {template}")
 
 
 def test_thoughts_that_the_vocabulary_takes_apart_are_told_of(hub_folders, tmp_path):
     (folder,) = hub_folders("qwen2.5")
-    problems, _ = base_check.proof(folder, wanted("qwen3", True), tmp_path / "tokenizer")
+    problems, _ = proof.proof(folder, wanted("qwen3", True), tmp_path / "tokenizer")
     assert len(problems) == 1 and "</think> is 3 tokens in this base, not one" in problems[0]
 
 
 def test_a_reasoning_template_wants_the_history_masked(hub_folders, tmp_path):
     (folder,) = hub_folders("qwen3")
-    problems, _ = base_check.proof(folder, wanted("qwen3", False), tmp_path / "tokenizer")
+    problems, _ = proof.proof(folder, wanted("qwen3", False), tmp_path / "tokenizer")
     assert len(problems) == 1 and problems[0].startswith("adapter.mask_history: false")
 
 
@@ -91,14 +91,14 @@ def test_a_reasoning_template_wants_the_history_masked(hub_folders, tmp_path):
 )
 def test_parameters_that_the_base_cannot_meet_are_told_of(hub_folders, changes, said):
     (folder,) = hub_folders("qwen2.5")
-    (line,) = base_check.file_problems(folder, wanted(**changes))
+    (line,) = check.file_problems(folder, wanted(**changes))
     assert said in line
 
 
 def test_a_stretched_rotary_embedding_reads_more():
     yarn = {"max_position_embeddings": 32768, "rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}}
-    assert base_check.reads_at_most(yarn) == 131_072
-    assert base_check.reads_at_most({"max_position_embeddings": 131_072, "rope_scaling": {"rope_type": "llama3", "factor": 8.0}}) == 131_072
+    assert check.reads_at_most(yarn) == 131_072
+    assert check.reads_at_most({"max_position_embeddings": 131_072, "rope_scaling": {"rope_type": "llama3", "factor": 8.0}}) == 131_072
 
 
 def test_a_serving_side_that_reads_other_tokens_is_told_of(hub_folders, tmp_path, monkeypatch):
@@ -109,25 +109,25 @@ def test_a_serving_side_that_reads_other_tokens_is_told_of(hub_folders, tmp_path
 
     monkeypatch.setattr(tokenizer.Reader, "read", losing_chinese)
     (folder,) = hub_folders("qwen2.5")
-    problems, _ = base_check.proof(folder, wanted(), tmp_path / "tokenizer")
+    problems, _ = proof.proof(folder, wanted(), tmp_path / "tokenizer")
     assert len(problems) == 1 and problems[0].startswith("tokenizer.json: serving reads '感冒了怎么办？")
 
 
 def test_a_control_token_that_a_user_could_type_is_told_of(hub_folders, tmp_path, monkeypatch):
-    monkeypatch.setattr(base_check, "neutralise", lambda text: text)
+    monkeypatch.setattr(proof, "neutralise", lambda text: text)
     (folder,) = hub_folders("qwen2.5")
-    problems, _ = base_check.proof(folder, wanted(), tmp_path / "tokenizer")
+    problems, _ = proof.proof(folder, wanted(), tmp_path / "tokenizer")
     assert "templates/neutral.jinja: <|im_end|>, typed as text, is read as a control token: add it to the rule there" in problems
 
 
 def test_architectures_read_from_the_sources_are_those_that_the_libraries_know():
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as known
 
-    assert {"qwen2": "Qwen2ForCausalLM", "llama": "LlamaForCausalLM"}.items() <= base_check.trained_architectures().items()
-    assert set(base_check.trained_architectures()) == {kind for kind, name in known.items() if isinstance(name, str)}
+    assert {"qwen2": "Qwen2ForCausalLM", "llama": "LlamaForCausalLM"}.items() <= check.trained_architectures().items()
+    assert set(check.trained_architectures()) == {kind for kind, name in known.items() if isinstance(name, str)}
     line = "from vllm.model_executor.models.registry import _TEXT_GENERATION_MODELS as known; print(*sorted(known))"
     done = subprocess.run([str(ROOT / ".venv-vllm" / "bin" / "python"), "-c", line], capture_output=True, text=True, check=True)
-    assert sorted(base_check.served_architectures()) == done.stdout.splitlines()[-1].split()
+    assert sorted(check.served_architectures()) == done.stdout.splitlines()[-1].split()
 
 
 def test_make_base_check_says_what_is_wrong_within_ten_seconds(hub_folders, tmp_path):

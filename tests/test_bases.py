@@ -12,8 +12,8 @@ import jinja2
 import pytest
 
 from bench import bases
-from stages.common import file_sha256
-from stages.server import vllm_python
+from xinglin.files import file_sha256
+from xinglin.serving.server import vllm_python
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore"),

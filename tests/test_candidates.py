@@ -1,8 +1,8 @@
 import json
 
-from stages import candidate
-from stages.scores import NAMES
+from evaluations import candidate
 from tests.conftest import ROOT
+from xinglin.scoring.scores import NAMES
 
 
 def one(score: float, samples: int = 74) -> dict:

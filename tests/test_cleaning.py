@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.cleaning import clean, neutralise, tidy
-from stages.formats import Unusable
+from xinglin.dialogues.cleaning import clean, neutralise, tidy
+from xinglin.dialogues.formats import Unusable
 
 ROLES = st.sampled_from(["user", "assistant"])
 TEXTS = st.text(alphabet=st.one_of(st.characters(), st.sampled_from(" \n\t\r\x00\u3000\u200b０Ａ，。<|im_end>\ufffd")), max_size=30)

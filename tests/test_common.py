@@ -6,12 +6,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from stages import common
 from tests.conftest import ROOT
+from xinglin import cli, files, hardware
 
 POOL = """
 import sys, time
-from stages.common import arguments, workers
+from xinglin.cli import arguments, workers
 sys.argv = ["stage"]
 arguments("")
 with workers() as pool:
@@ -24,7 +24,7 @@ with workers() as pool:
 
 KILLED = """
 import os, signal, sys
-from stages.common import arguments, workers
+from xinglin.cli import arguments, workers
 sys.argv = ["stage"]
 arguments("")
 with workers() as pool:
@@ -52,14 +52,14 @@ def test_a_stage_that_is_killed_ends_at_once_with_all_its_workers(death):
 
 
 def test_a_process_whose_parent_died_before_it_asked_to_die_with_it_ends():
-    orphan = "import os, time; from stages.common import die_with_parent; parent = os.getpid(); os.fork() or (time.sleep(1), die_with_parent(parent), print('alive'))"
+    orphan = "import os, time; from xinglin.cli import die_with_parent; parent = os.getpid(); os.fork() or (time.sleep(1), die_with_parent(parent), print('alive'))"
     done = subprocess.run([sys.executable, "-c", orphan], cwd=ROOT, capture_output=True, text=True, timeout=30)
     assert (done.stdout, done.stderr) == ("", "")
 
 
 def test_an_output_is_put_in_its_place_whole_or_not_at_all(tmp_path):
     (tmp_path / "out").write_text("before")
-    with pytest.raises(ValueError, match="half"), common.whole(tmp_path / "out") as new:
+    with pytest.raises(ValueError, match="half"), files.whole(tmp_path / "out") as new:
         new.write_text("ha")
         raise ValueError("half")
     assert (tmp_path / "out").read_text() == "before" and [file.name for file in tmp_path.iterdir()] == ["out"]
@@ -70,7 +70,7 @@ def test_a_folder_that_was_there_stays_until_the_new_one_is_in_its_place(tmp_pat
     (tmp_path / "out" / "old").touch()
 
     def filled(name):
-        with common.whole(tmp_path / "out") as new:
+        with files.whole(tmp_path / "out") as new:
             new.mkdir()
             (new / name).touch()
 
@@ -91,9 +91,9 @@ def test_a_folder_that_was_there_stays_until_the_new_one_is_in_its_place(tmp_pat
 
 
 def test_an_error_of_the_system_is_one_line(capsys):
-    common.one_line(OSError, OSError(28, "No space left on device", "data/raw"), None)
+    cli.one_line(OSError, OSError(28, "No space left on device", "data/raw"), None)
     assert capsys.readouterr().err == "error: data/raw: No space left on device; nothing was half-written, run it again when that is mended\n"
-    common.one_line(KeyError, KeyError("x"), None)
+    cli.one_line(KeyError, KeyError("x"), None)
     assert "KeyError" in capsys.readouterr().err
 
 
@@ -104,10 +104,10 @@ case "$*" in *memory.free*) echo 512;; *--id=1) echo 81559;; *--id=*) echo "No d
     (tmp_path / "nvidia-smi").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert common.cards() == [4096 << 20, 81559 << 20] and common.memory(1) == (4096 << 20, "the GPU")
-    assert common.cards("free") == [512 << 20]
+    assert hardware.cards() == [4096 << 20, 81559 << 20] and hardware.memory(1) == (4096 << 20, "the GPU")
+    assert hardware.cards("free") == [512 << 20]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    assert common.cards() == [81559 << 20] and common.memory() == (81559 << 20, "the GPU")
+    assert hardware.cards() == [81559 << 20] and hardware.memory() == (81559 << 20, "the GPU")
     for hidden in ("", "9"):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
-        assert common.cards() == [] and common.memory()[1] == "the machine"
+        assert hardware.cards() == [] and hardware.memory()[1] == "the machine"

@@ -1,4 +1,4 @@
-from stages.convergence import verdict
+from xinglin.training.convergence import verdict
 
 FALLING = [(10, 3.0), (20, 2.5), (30, 2.2), (40, 2.0)]
 

@@ -6,8 +6,8 @@ import subprocess
 import pytest
 
 from bench import bases
-from stages.dialects import both_dialects
 from tests.conftest import ROOT
+from xinglin.bases.dialects import both_dialects
 
 READ = """
 import json, sys

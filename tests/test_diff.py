@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stages.metrics import interval
 from tests.conftest import params_with
 from tests.reviewed import AFTER, BEFORE, answers_csv, make_server, metrics_json, predictions, run
 from tools import changes, diff
 from tools.changes import Change
 from tools.revisions import Scores
+from xinglin.scoring.intervals import interval
 
 METRICS = params_with().metrics
 

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 from scipy.stats import binomtest
 
-from stages import exam
+from evaluations import exam
 from tests.conftest import params_with
 from tests.test_judgements import judge_server
 

@@ -10,13 +10,13 @@ import pytest
 from ruamel.yaml import YAML
 from tokenizers import Tokenizer
 
-from stages import exports, llama, quantized
-from stages.common import read_json, write_json
-from stages.decoding import generation_config
-from stages.params import Metrics
-from stages.scores import NAMES, RATES
-from stages.tokenizer import dialogues, prepare
+from evaluations import exports, llama, quantized
 from tests.conftest import ROOT, Project, params_with
+from xinglin.bases.tokenizer import dialogues, prepare
+from xinglin.files import read_json, write_json
+from xinglin.params import Metrics
+from xinglin.scoring.scores import NAMES, RATES
+from xinglin.serving.decoding import generation_config
 
 TEMPLATES = ("qwen", "qwen3_nothink", "deepseekr1")
 

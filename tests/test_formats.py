@@ -2,7 +2,7 @@ import contextlib
 
 import pytest
 
-from stages.formats import SHAPES, Unusable, huatuo, shape_of
+from xinglin.dialogues.formats import SHAPES, Unusable, huatuo, shape_of
 
 ASKED, ANSWERED = "咳嗽三天了", "有没有发热？"
 TURNS = [("user", ASKED), ("assistant", ANSWERED)]

@@ -2,45 +2,55 @@
 
 import ast
 import re
+from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
-from stages.params import Params
-from tests.conftest import ROOT
+from tests.conftest import ROOT, module_of
+from xinglin.params import Params
 
 STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
 ALL = STAGES | YAML(typ="safe").load(ROOT / "evaluations" / "dvc.yaml")["stages"]
 
 
-def imports(module: str) -> set[str]:
-    """Return the files of stages/ that stages/MODULE.py loads, or starts as a program of its own, itself and theirs included."""
-    file = ROOT / "stages" / f"{module}.py"
-    found = {f"stages/{module}.py"}
+ROOMS = ("stages", "evaluations", "xinglin")
+
+
+def files_of(module: str) -> list[Path]:
+    """Return the file of a module of ours, none where `module` is a room or somebody else's."""
+    file = ROOT / (module.replace(".", "/") + ".py")
+    return [file] if module.split(".")[0] in ROOMS and file.is_file() else []
+
+
+def imports(file: Path, seen: set[Path]) -> set[Path]:
+    """Add to `seen` a file and those of ours that it loads, or starts as a program of its own, and theirs."""
+    if file in seen:
+        return seen
+    seen.add(file)
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module == "stages":
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("stages."):
-            names = [str(node.module).split(".")[1]]
-        elif isinstance(node, ast.Constant) and re.fullmatch(r"stages\.\w+", str(node.value)):
-            names = [node.value.split(".")[1]]
+        if isinstance(node, ast.ImportFrom):
+            names = [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Constant) and re.fullmatch(r"(xinglin|evaluations)(\.\w+)+", str(node.value)):
+            names = [str(node.value)]
         else:
             continue
         for name in names:
-            found |= imports(name)
-    return found
+            for found in files_of(name):
+                imports(found, seen)
+    return seen
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_a_stage_depends_on_every_module_that_it_imports(name):
-    deps = {dep for dep in ALL[name]["deps"] if dep.startswith("stages/")}
-    assert deps == imports(name)
+    deps = {dep for dep in ALL[name]["deps"] if dep.endswith(".py")}
+    assert deps == {str(file.relative_to(ROOT)) for file in imports(ROOT / (module_of(name).replace(".", "/") + ".py"), set())}
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_a_stage_is_described_and_reads_its_own_parameters(name):
     assert ALL[name]["desc"]
-    assert f"stages/run {name} " in ALL[name]["cmd"]
+    assert f"stages/run {module_of(name).removeprefix('stages.')} " in ALL[name]["cmd"]
     assert {name} <= {key.split(".")[0] for key in ALL[name]["params"]} or name not in Params.model_fields
 
 

@@ -12,12 +12,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from stages import hubs
-from stages.params import read_params
-from stages.server import free_port
 from tests.conftest import ROOT
 from tests.hub import BUSY, CUT, LIMITED, MIRROR, OTHER, POINTER, RESET, SIGNATURE, SLOW, TOKEN, huggingface, modelscope
 from tools import bundle, doctor
+from xinglin import hubs
+from xinglin.params import read_params
+from xinglin.serving.server import free_port
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 TINY = ROOT / "models" / "tiny"
@@ -39,8 +39,8 @@ PASSWORD = "geheim"
 RECORD = """
 import json
 from pathlib import Path
-from stages.base import locate, record
-from stages.params import read_params
+from xinglin.bases.record import locate, record
+from xinglin.params import read_params
 base = read_params().base
 print(json.dumps(record(base, locate(base, Path("none")))))
 """

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from pydantic import ValidationError
 
-from stages import judgements
+from evaluations import judgements
 from tests.conftest import ROOT, params_with
 
 TEMPLATE = Template((ROOT / "templates" / "judge.txt").read_text(encoding="utf-8"))

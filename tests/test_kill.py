@@ -16,8 +16,8 @@ import pytest
 
 from app.access import digest
 from app.store import Store
-from stages.server import free_port
 from tests.application import application, model_server, wait_until_up
+from xinglin.serving.server import free_port
 
 pytestmark = pytest.mark.soak
 PEOPLE = 24

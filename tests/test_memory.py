@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from stages.memory import STATEFUL, STATELESS, carries_state, cure, needed, parameters, plan, sizes
 from tests.conftest import params_with
+from xinglin.bases.shape import STATEFUL, STATELESS, carries_state, parameters, sizes
+from xinglin.training.memory import cure, needed, plan
 
 SHAPES = {
     "1.5B": {"hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12,

@@ -4,8 +4,8 @@ import shutil
 import pytest
 
 from stages import merged
-from stages.params import Gate
 from tests.conftest import ROOT, params_with
+from xinglin.params import Gate
 
 METRICS = {
     "part": "test",
@@ -85,7 +85,7 @@ def test_the_card_says_how_answers_were_decoded():
     ],
 )
 def test_parity_allows_what_the_coarsest_type_on_the_way_rounds(monkeypatch, gpu, changes, expected):
-    monkeypatch.setattr("stages.server.on_gpu", lambda: gpu)
+    monkeypatch.setattr("xinglin.serving.server.on_gpu", lambda: gpu)
     tiny = ROOT / "models" / "tiny"
     assert merged.precisions(params_with(changes), tiny, tiny) == expected
 

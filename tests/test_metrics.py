@@ -4,9 +4,9 @@ import json
 import numpy as np
 import pytest
 
-from stages import metrics
-from stages.scores import NAMES, RATES
 from tests.conftest import params_with
+from xinglin.scoring import intervals
+from xinglin.scoring.scores import NAMES, RATES
 
 METRICS = params_with().metrics
 PATHS = {"predictions": "predictions", "training": "training.json", "out": "metrics.json", "answers": "answers.csv", "plots": "scores.csv"}
@@ -17,7 +17,7 @@ def test_the_interval_of_the_gain_is_of_pairs():
     draws = np.random.default_rng(0)
     base = np.hstack([draws.normal(50, 20, (300, len(NAMES))), np.zeros((300, len(RATES)))])
     tuned = base + 1 + draws.normal(0, 0.5, base.shape)
-    found = metrics.summarise(base, tuned, METRICS)
+    found = intervals.summarise(base, tuned, METRICS)
     gain = found["intervals"]["gain"]["bleu-4"]
     assert 0.9 < gain["low"] < found["gain"]["bleu-4"] < gain["high"] < 1.1  # far narrower than the scores' own intervals
     assert found["intervals"]["base"]["bleu-4"]["high"] - found["intervals"]["base"]["bleu-4"]["low"] > 3
@@ -27,7 +27,7 @@ def test_the_interval_covers_the_true_mean_about_95_times_in_100():
     draws, hits = np.random.default_rng(3), 0
     for seed in range(200):
         sample = draws.exponential(10, (100, 1))
-        found = metrics.interval(sample, METRICS.model_copy(update={"seed": seed, "bootstrap": 400}))[0]
+        found = intervals.interval(sample, METRICS.model_copy(update={"seed": seed, "bootstrap": 400}))[0]
         hits += found["low"] <= 10 <= found["high"]
     assert 178 <= hits <= 200
 

@@ -6,10 +6,10 @@ import shutil
 
 import pytest
 
-from stages import model_folder
-from stages.base import record
-from stages.params import Base
 from tests.conftest import ROOT, default_params
+from xinglin.bases import folder as model_folder
+from xinglin.bases.record import record
+from xinglin.params import Base
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 from app import feedback
 from app.keys import add
 from app.store import Store, messages
-from stages.server import free_port
 from tests.application import application, model_server
+from xinglin.serving.server import free_port
 
 BACKGROUND = "getComputedStyle(document.querySelector('gradio-app')).backgroundColor"
 

@@ -1,8 +1,8 @@
 import pytest
 
-from stages.common import whole
-from stages.params import read_params
 from tests.conftest import ROOT, default_params
+from xinglin.files import whole
+from xinglin.params import read_params
 
 
 @pytest.mark.parametrize(

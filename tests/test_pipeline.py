@@ -13,10 +13,10 @@ import httpx
 import openai
 import pytest
 
-from stages import server
-from stages.predictions import samples
-from stages.server import free_port
 from tests.conftest import ROOT, Project
+from xinglin.serving import server
+from xinglin.serving.answers import samples
+from xinglin.serving.server import free_port
 
 STAGES = ["raw", "base", "converted", "split", "adapter", "predictions", "metrics", "merged"]
 

@@ -1,9 +1,9 @@
 import pytest
 
-from stages import predictions
-from stages.asking import answered
 from tests.conftest import ROOT, params_with
 from tests.openai_server import ASKED, REPLY, answer_all, keys, openai_server
+from xinglin.serving import answers
+from xinglin.serving.client import answered
 
 
 def test_every_knob_of_an_answer_reaches_the_server(tmp_path):
@@ -27,7 +27,7 @@ def test_a_dialogue_that_is_too_long_loses_its_oldest_turns(tmp_path):
 
     with openai_server(answer) as url:
         sample = {"id": "x", "messages": turns, "reference": "答"}
-        predictions.answer_all([url], "tuned", [sample], tmp_path / "a", params_with().predictions, params_with().decoding)
+        answers.answer_all([url], "tuned", [sample], tmp_path / "a", params_with().predictions, params_with().decoding)
     assert tries == [7, 5, 3]
     assert answered(tmp_path / "a")["x"]["messages"] == turns[4:]  # as asked, so that parity and judge read the same
 
@@ -39,7 +39,7 @@ def test_the_key_that_vllm_asks_for_goes_with_each_request(tmp_path, monkeypatch
         with openai_server(lambda body: (200, REPLY if "max_tokens" in body else {"tokens": [1]})) as url:
             answer_all(url, tmp_path / f"a{key}")
             with pytest.raises(KeyError):  # of a reply without log-probabilities
-                predictions.logprobs(url, "tuned", [{"id": "0", "messages": [], "prediction": "答"}])
+                answers.logprobs(url, "tuned", [{"id": "0", "messages": [], "prediction": "答"}])
         assert len(keys) > len(ASKED) and set(keys) == {sent}
 
 
@@ -53,24 +53,24 @@ def test_a_reply_that_is_no_chat_completion_is_one_line(tmp_path, capfd, reply):
 def test_an_answer_that_fills_the_model_is_not_scored_by_token():
     settings = params_with({"predictions.max_model_len": 300}).predictions
     full, short = ({"prompt_tokens": 100, "completion_tokens": n} for n in (200, 199))
-    assert not predictions.has_room(full, settings) and predictions.has_room(short, settings)
+    assert not answers.has_room(full, settings) and answers.has_room(short, settings)
 
 
 def test_a_run_that_finds_all_answered_keeps_the_speed_that_was_measured(tmp_path):
     rows = {"base": [{"completion_tokens": 40}] * 4}
-    first = predictions.measured(tmp_path, rows, 2.0, 4)
-    assert first["samples_per_second"] == 2 and predictions.measured(tmp_path, rows, 0.1, 0) == first
-    assert predictions.measured(tmp_path, rows, 1.0, 1)["samples_per_second"] == 1
+    first = answers.measured(tmp_path, rows, 2.0, 4)
+    assert first["samples_per_second"] == 2 and answers.measured(tmp_path, rows, 0.1, 0) == first
+    assert answers.measured(tmp_path, rows, 1.0, 1)["samples_per_second"] == 1
 
 
 def test_a_server_that_cannot_be_reached_is_named_in_one_line(tmp_path, capsys):
     chosen = params_with({"predictions.base_url": "http://127.0.0.1:9/v1"}).predictions
-    with pytest.raises(SystemExit), predictions.endpoints(chosen, ROOT, tmp_path, tmp_path, tmp_path) as urls:
-        predictions.answer_all(urls, "tuned", ASKED, tmp_path / "a", chosen, params_with().decoding)
+    with pytest.raises(SystemExit), answers.endpoints(chosen, ROOT, tmp_path, tmp_path, tmp_path) as urls:
+        answers.answer_all(urls, "tuned", ASKED, tmp_path / "a", chosen, params_with().decoding)
     assert "error: predictions.base_url: http://127.0.0.1:9/v1: Cannot connect to host" in capsys.readouterr().err
 
 
 def test_base_url_is_used_as_it_is(tmp_path):
     chosen = params_with({"predictions.base_url": "http://10.0.0.1:8000/v1/"}).predictions
-    with predictions.endpoints(chosen, ROOT, tmp_path, tmp_path, tmp_path) as urls:
+    with answers.endpoints(chosen, ROOT, tmp_path, tmp_path, tmp_path) as urls:
         assert urls == ["http://10.0.0.1:8000"]

@@ -11,9 +11,9 @@ import pytest
 
 from app.keys import add
 from app.store import Store
-from stages.server import free_port
 from tests.application import application, model_server
 from tests.conftest import ROOT
+from xinglin.serving.server import free_port
 
 
 @pytest.fixture

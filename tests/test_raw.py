@@ -1,7 +1,7 @@
 import pytest
 
-from stages.server import free_port
 from tests.hub import BUSY, CUT, LIMITED, OTHER, huggingface, modelscope
+from xinglin.serving.server import free_port
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 LINE = '{"data": ["问：咳嗽", "答：多喝水"]}\r\n'.encode()

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.converted import convert
-from stages.reading import Broken, records
 from tests.conftest import ROOT, params_with
+from xinglin.dialogues.reading import Broken, records
 
 SEED = os.environ.get("FUZZ_SEED")
 ROWS = [{"data": ["问：头痛，发热三天", "答：量体温，多休息"]}, {"data": ["问：“咳嗽”", "答：看呼吸科。"]}]

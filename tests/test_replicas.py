@@ -5,8 +5,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from stages import asking, predictions, replicas, server
 from tests.conftest import ROOT, params_with
+from xinglin.serving import answers, replicas, server
+from xinglin.serving import client as asking
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def launches(monkeypatch):
     monkeypatch.setattr(server, "wait_until_up", lambda *_: None)
     monkeypatch.setattr(server, "on_gpu", lambda: True)
     for module in ("replicas", "server"):
-        monkeypatch.setattr(f"stages.{module}.cards", lambda: [80 << 30] * 4)
+        monkeypatch.setattr(f"xinglin.serving.{module}.cards", lambda: [80 << 30] * 4)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     return seen
 
@@ -38,7 +39,7 @@ def test_every_knob_of_the_server_reaches_its_command_line(tmp_path, launches):
     (tmp_path / "adapter_config.json").write_text('{"r": 12}')
     knobs = {"max_model_len": 333, "dtype": "float16", "gpu_memory_utilization": 0.4, "tensor_parallel_size": 2, "concurrency": 5, "data_parallel_size": 2, "batch_invariant": True}
     chosen = params_with({f"predictions.{k}": v for k, v in knobs.items()} | {"predictions.max_new_tokens": 9}).predictions
-    with predictions.endpoints(chosen, ROOT / "models" / "tiny", tmp_path, tmp_path / "vllm.log") as urls:
+    with answers.endpoints(chosen, ROOT / "models" / "tiny", tmp_path, tmp_path / "vllm.log") as urls:
         assert len(set(urls)) == 2
     expected = {"max_model_len": "333", "dtype": "float16", "gpu_memory_utilization": "0.4", "tensor_parallel_size": "2", "max_num_seqs": "3"}
     for (line, variables, log), gpus, name in zip(launches, ("0,1", "2,3"), ("vllm.log", "vllm-2.log"), strict=True):
@@ -52,10 +53,10 @@ def test_every_knob_of_the_server_reaches_its_command_line(tmp_path, launches):
 
 def test_replicas_share_a_gpu_where_there_are_too_few(tmp_path, launches, monkeypatch, capsys):
     for module in ("replicas", "server"):
-        monkeypatch.setattr(f"stages.{module}.cards", lambda: [8 << 30])
+        monkeypatch.setattr(f"xinglin.serving.{module}.cards", lambda: [8 << 30])
     changes = {"predictions.data_parallel_size": 2, "predictions.gpu_memory_utilization": 0.8, "predictions.concurrency": 8}
     chosen = params_with(changes).predictions
-    with predictions.endpoints(chosen, ROOT / "models" / "tiny", None, tmp_path / "vllm.log"):
+    with answers.endpoints(chosen, ROOT / "models" / "tiny", None, tmp_path / "vllm.log"):
         pass
     assert [variables["CUDA_VISIBLE_DEVICES"] for _, variables, _ in launches] == ["0", "0"]
     share = 0.4 * (8 << 30)
@@ -64,12 +65,12 @@ def test_replicas_share_a_gpu_where_there_are_too_few(tmp_path, launches, monkey
         assert seen["gpu_memory_utilization"] == "0.4" and seen["max_num_seqs"] == "4"
         assert share / 3 < int(seen["kv_cache_memory_bytes"]) < share
     launches.clear()
-    with predictions.endpoints(params_with(changes | {"predictions.data_parallel_size": 5}).predictions, ROOT / "models" / "tiny", None, tmp_path / "vllm.log") as urls:
+    with answers.endpoints(params_with(changes | {"predictions.data_parallel_size": 5}).predictions, ROOT / "models" / "tiny", None, tmp_path / "vllm.log") as urls:
         assert len(urls) == len(launches) == 4  # five would leave each less than CUDA takes
     assert "predictions.data_parallel_size: the GPU's memory does not hold 5 replicas: trying 4" in capsys.readouterr().err
     assert options_of(launches[0][0])["gpu_memory_utilization"] == "0.2"
     cut = params_with({"predictions.tensor_parallel_size": 3}).predictions
-    with pytest.raises(SystemExit), predictions.endpoints(cut, ROOT / "models" / "tiny", None, tmp_path / "vllm.log"):
+    with pytest.raises(SystemExit), answers.endpoints(cut, ROOT / "models" / "tiny", None, tmp_path / "vllm.log"):
         raise AssertionError("it started")
     assert "predictions.tensor_parallel_size: 3 GPUs are asked for, 1 are here" in capsys.readouterr().err
 
@@ -77,27 +78,27 @@ def test_replicas_share_a_gpu_where_there_are_too_few(tmp_path, launches, monkey
 def test_a_model_tuned_in_every_weight_has_a_server_of_its_own_after_the_bases(tmp_path, launches):
     (tmp_path / "config.json").write_text('{"dtype": "float32"}')  # as it was trained; it answers as the base does
     chosen, base = params_with().predictions, ROOT / "models" / "tiny"
-    for models in predictions.shifts(chosen, tmp_path):
-        with predictions.endpoints(chosen, base, tmp_path, tmp_path / "log", models):
+    for models in answers.shifts(chosen, tmp_path):
+        with answers.endpoints(chosen, base, tmp_path, tmp_path / "log", models):
             pass
     seen = [options_of(line) for line, *_ in launches]
     expected = [(str(base), "base", "bfloat16"), (str(tmp_path), "tuned", "bfloat16")]
     assert [tuple(one[name] for name in ("model", "served_model_name", "dtype")) for one in seen] == expected
     assert not any("enable_lora" in one for one in seen)
     (tmp_path / "adapter_config.json").write_text('{"r": 8}')
-    assert predictions.shifts(chosen, tmp_path) == [("base", "tuned")]
+    assert answers.shifts(chosen, tmp_path) == [("base", "tuned")]
     (tmp_path / "adapter_config.json").unlink()
-    assert predictions.shifts(params_with({"predictions.base_url": "http://10.0.0.1:8000"}).predictions, tmp_path) == [("base", "tuned")]
+    assert answers.shifts(params_with({"predictions.base_url": "http://10.0.0.1:8000"}).predictions, tmp_path) == [("base", "tuned")]
 
 
 def test_float32_with_an_adapter_on_a_gpu_is_one_line_and_nothing_is_started(tmp_path, launches, capsys):
     (tmp_path / "adapter_config.json").write_text('{"r": 8}')
     chosen = params_with({"predictions.dtype": "float32"}).predictions
-    with pytest.raises(SystemExit) as end, predictions.endpoints(chosen, ROOT / "models" / "tiny", tmp_path, tmp_path / "log"):
+    with pytest.raises(SystemExit) as end, answers.endpoints(chosen, ROOT / "models" / "tiny", tmp_path, tmp_path / "log"):
         raise AssertionError("it started")
     assert end.value.code == 2 and not launches
     assert "predictions.dtype: float32: on a GPU vLLM applies an adapter in 16 bit only: set it to auto" in capsys.readouterr().err
-    with predictions.endpoints(chosen, ROOT / "models" / "tiny", None, tmp_path / "log"):
+    with answers.endpoints(chosen, ROOT / "models" / "tiny", None, tmp_path / "log"):
         assert options_of(launches[0][0])["dtype"] == "float32"
 
 
@@ -118,9 +119,9 @@ def test_two_replicas_answer_as_one_does(tmp_path):
     asked = [{"id": str(n), "messages": [{"role": "user", "content": f"感冒{n}天了，怎么办？"}], "reference": ""} for n in range(12)]
     for count in (1, 2):
         chosen = params_with({"predictions.data_parallel_size": count, "predictions.max_new_tokens": 20, "predictions.concurrency": 4}).predictions
-        with predictions.endpoints(chosen, ROOT / "models" / "tiny", None, tmp_path / "vllm.log") as urls:
+        with answers.endpoints(chosen, ROOT / "models" / "tiny", None, tmp_path / "vllm.log") as urls:
             assert len(urls) == count
-            predictions.answer_all(urls, "base", asked, tmp_path / str(count), chosen, params_with().decoding)
+            answers.answer_all(urls, "base", asked, tmp_path / str(count), chosen, params_with().decoding)
     one, two = ({key: row["prediction"] for key, row in asking.answered(tmp_path / str(n)).items()} for n in (1, 2))
     assert one == two and len(one) == 12
     assert "POST /v1/chat/completions" in (tmp_path / "vllm-2.log").read_text()

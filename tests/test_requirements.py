@@ -12,9 +12,9 @@ from zipfile import ZipFile
 import httpx
 import pytest
 
-from stages.common import fingerprint
 from tests.conftest import ROOT
 from tools import pins
+from xinglin.files import fingerprint
 
 REQUIREMENTS = ROOT / "requirements"
 SOURCES = sorted(path for path in REQUIREMENTS.iterdir() if path.suffix != ".txt")

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from stages import scores
+from xinglin.scoring import scores
 
 PAIRS = [
     ("多喝温水，注意休息，三天不退热要到医院。", "建议多喝水，注意休息，如果发热不退请到医院就诊。"),

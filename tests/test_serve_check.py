@@ -8,9 +8,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from stages.decoding import fields, generation_config
 from tests.conftest import params_with
 from tools import serve_check
+from xinglin.serving.decoding import fields, generation_config
 
 ANSWER = "多喝水，多休息，三天不好就去医院。" * 4
 PROMPT, TOKENS = [5, 6, 7], list(range(20, 60))

@@ -12,8 +12,8 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from stages import server
 from tests.conftest import ROOT
+from xinglin.serving import server
 
 
 def test_a_server_that_fails_to_start_shows_its_log_and_leaves_no_process(tmp_path, capsys):
@@ -29,7 +29,7 @@ def test_a_server_that_fails_to_start_shows_its_log_and_leaves_no_process(tmp_pa
 STARTING = """
 import sys
 from pathlib import Path
-from stages.common import arguments
+from xinglin.files import arguments
 from stages import server
 sys.argv = ["stage"]
 arguments("")
@@ -70,7 +70,7 @@ def test_a_replica_that_dies_is_told_while_the_others_still_load(tmp_path, capsy
 
 
 def test_a_full_disk_is_said_before_vllm_starts(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("stages.common.shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    monkeypatch.setattr("xinglin.files.shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
     with pytest.raises(SystemExit), server.running(ROOT / "models" / "tiny", tmp_path / "vllm.log"):
         raise AssertionError("it started")
     assert "vLLM's log needs 0.1 GB of disk, 0.0 GB are free" in capsys.readouterr().err

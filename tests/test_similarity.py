@@ -3,8 +3,8 @@ import random
 import numpy as np
 import pytest
 
-from stages.similarity import all_pairs, gram_overlap, grams, jaccard, near_pairs, plain, smallest_grams
 from stages.split import groups
+from xinglin.leakage.similarity import all_pairs, gram_overlap, grams, jaccard, near_pairs, plain, smallest_grams
 
 DRAW = random.Random(5)
 IDEOGRAPHS = [chr(point) for point in range(0x4E00, 0x4E00 + 800)]

@@ -3,9 +3,9 @@ import json
 import numpy as np
 import pytest
 
-from stages.leakage import SHORT, compared, equal_links, near_links
 from stages.split import SIDES, assign, draw, groups, separate
 from tests.conftest import params_with
+from xinglin.leakage.links import SHORT, compared, equal_links, near_links
 
 SPLIT = params_with().split
 LONG = "我最近三个月总是在夜里咳嗽并且有一些白色的痰请问需要做什么检查才好呢谢谢医生"
@@ -76,7 +76,7 @@ def test_a_group_takes_its_most_held_out_side():
 
 def test_what_minhash_misses_is_found_by_the_exact_join_and_put_together(monkeypatch):
     texts = compared([(f"{LONG}{'嗯' * (i % 2)}{i}", "好") for i in range(60)])
-    monkeypatch.setattr("stages.leakage.near_pairs", lambda texts, threshold: np.empty((0, 2), np.int64))
+    monkeypatch.setattr("xinglin.leakage.links.near_pairs", lambda texts, threshold: np.empty((0, 2), np.int64))
     draws = np.arange(60) % 3
     found, _, overlap = separate(texts, draws, 0.8)
     assert overlap == {"exact": 0, "near": 0} and set(found.tolist()) == {2}

@@ -18,8 +18,8 @@ from app import feedback
 from app.access import digest
 from app.keys import add
 from app.store import DAY, Missing, Store, conversations, metadata, pairs, users
-from stages.server import free_port
 from tests.conftest import ROOT
+from xinglin.serving.server import free_port
 
 NASTY = ["'; DROP TABLE messages; --", "<script>alert(1)</script>", "😀 \u200d 𠮷 \\ \" %s {0}", "a" * 4000]
 

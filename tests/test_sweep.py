@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from stages.params import read_params
 from tests.conftest import ROOT
 from tools import best, sweep
 from tools.experiments import Experiment, flat
+from xinglin.params import read_params
 
 
 def drawn(words: str, name: str, runs: int, seed: int = 42) -> list[dict]:

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from bench import gpu_answering, pipeline
-from stages.decoding import generation_config
-from stages.params import Decoding, read_params
 from tests.conftest import ROOT, default_params, params_with
 from tools import board, doctor, profile, serve, table
+from xinglin.params import Decoding, read_params
+from xinglin.serving.decoding import generation_config
 
 PROFILES = sorted(file.stem for file in (ROOT / "profiles").glob("*.yaml"))
 
@@ -101,8 +101,8 @@ def test_an_open_address_demands_a_key(workplace, capsys, monkeypatch):
 def test_every_knob_of_serving_reaches_vllm(workplace, monkeypatch):
     seen = []
     monkeypatch.setattr("os.execve", lambda program, line, environment: seen.extend(line))
-    monkeypatch.setattr("stages.server.on_gpu", lambda: True)
-    monkeypatch.setattr("stages.server.cards", lambda: [80 << 30] * 6)
+    monkeypatch.setattr("xinglin.serving.server.on_gpu", lambda: True)
+    monkeypatch.setattr("xinglin.serving.server.cards", lambda: [80 << 30] * 6)
     knobs = {"port": 0, "model_name": "mine", "max_model_len": 321, "dtype": "float16", "gpu_memory_utilization": 0.3, "tensor_parallel_size": 2, "data_parallel_size": 3}
     merged_model(workplace({f"serve.{k}": v for k, v in knobs.items()}))
     serve.main()
@@ -116,7 +116,7 @@ def test_every_knob_of_serving_reaches_vllm(workplace, monkeypatch):
 def test_serving_computes_as_predictions_did_where_nothing_else_is_asked_for(workplace, monkeypatch, gpu, dtype, expected):
     seen = []
     monkeypatch.setattr("os.execve", lambda program, line, environment: seen.extend(line))
-    monkeypatch.setattr("stages.server.on_gpu", lambda: gpu)
+    monkeypatch.setattr("xinglin.serving.server.on_gpu", lambda: gpu)
     merged_model(workplace({"serve.dtype": dtype, "serve.port": 0}))
     serve.main()
     assert seen[seen.index("--dtype") + 1] == expected
@@ -132,8 +132,8 @@ def test_serving_computes_as_predictions_did_where_nothing_else_is_asked_for(wor
 )
 def test_what_the_gpus_cannot_serve_is_one_line_before_vllm_starts(workplace, monkeypatch, capsys, changes, gpus, says):
     monkeypatch.setattr("os.execve", lambda *_: pytest.fail("vLLM was started"))
-    monkeypatch.setattr("stages.server.on_gpu", lambda: True)
-    monkeypatch.setattr("stages.server.cards", lambda: [80 << 30] * gpus)
+    monkeypatch.setattr("xinglin.serving.server.on_gpu", lambda: True)
+    monkeypatch.setattr("xinglin.serving.server.cards", lambda: [80 << 30] * gpus)
     merged_model(workplace(changes | {"serve.port": 0}))
     with pytest.raises(SystemExit) as end:
         serve.main()
@@ -143,7 +143,7 @@ def test_what_the_gpus_cannot_serve_is_one_line_before_vllm_starts(workplace, mo
 
 def test_a_model_too_large_for_the_machine_once_it_is_float32_is_not_started(workplace, monkeypatch, capsys):
     monkeypatch.setattr("os.execve", lambda *_: pytest.fail("vLLM was started"))
-    monkeypatch.setattr("stages.common.memory", lambda gpus=None: (2000, "the machine"))  # 1,000 bytes in bfloat16 are 2,000, and a fifth more
+    monkeypatch.setattr("xinglin.hardware.memory", lambda gpus=None: (2000, "the machine"))  # 1,000 bytes in bfloat16 are 2,000, and a fifth more
     merged_model(workplace({"serve.port": 0}))
     with pytest.raises(SystemExit):
         serve.main()
@@ -218,7 +218,7 @@ def test_doctor_finds_vllms_build_right_where_setup_would_install_it_again(workp
     installed = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
     lines = {}
     for build in ("gpu", "cpu"):
-        monkeypatch.setattr("stages.server.on_gpu", lambda build=build: build == "gpu")
+        monkeypatch.setattr("xinglin.serving.server.on_gpu", lambda build=build: build == "gpu")
         lines[build] = doctor.missing(read_params())
     assert [build for build, found in lines.items() if not any("vLLM's build" in line for line in found)] == [installed]
     assert any("a GPU, training on a CPU would take days" in line for line in lines[installed]) is not card

@@ -10,9 +10,9 @@ import psutil
 import pytest
 from ruamel.yaml import YAML
 
-from stages.server import free_port
 from tests.conftest import Project
 from tests.test_faults import running_in
+from xinglin.serving.server import free_port
 
 pytestmark = pytest.mark.soak
 SHORT = {"adapter.max_steps": 8, "adapter.max_samples": 64, "adapter.eval_steps": 4, "adapter.batch": "auto"}
@@ -66,7 +66,7 @@ def test_a_dead_worker_ends_the_stage_with_the_reason_and_leaves_no_process(tmp_
     while "'loss'" not in log.read_text(errors="replace"):
         assert stage.poll() is None, log.read_text()[-2000:]
         time.sleep(0.5)
-    workers = [p for p in psutil.Process(stage.pid).children(recursive=True) if "stages.training" in " ".join(p.cmdline()) and not p.children()]
+    workers = [p for p in psutil.Process(stage.pid).children(recursive=True) if "xinglin.training.llamafactory" in " ".join(p.cmdline()) and not p.children()]
     workers[-1].kill()
     assert stage.wait(90) == 1
     text = log.read_text(errors="replace")

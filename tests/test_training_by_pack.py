@@ -1,4 +1,4 @@
-"""What stages/training.py tells the libraries, with a plain attention in the place of the one that only a GPU has."""
+"""What xinglin/training/llamafactory.py tells the libraries, with a plain attention in the place of the one that only a GPU has."""
 
 import itertools
 import json
@@ -24,7 +24,7 @@ OWNERS = torch.tensor([[1, 1, 1, 2, 2, 2, 2, 0], [1, 1, 1, 1, 1, 1, 0, 0]])  # L
 
 @pytest.fixture(scope="module")
 def training():
-    from stages import training
+    from xinglin.training import llamafactory as training
 
     return training
 

@@ -1,4 +1,4 @@
-"""Each patch of stages/training.py undone in its library, which ends the training with one line; trainings where all hold."""
+"""Each patch of xinglin/training/llamafactory.py undone in its library, which ends the training with one line; trainings where all hold."""
 
 import itertools
 import json
@@ -45,8 +45,8 @@ BF16 = SimpleNamespace(bf16=True, deepspeed=None, device="cpu")
 
 @pytest.fixture
 def training(monkeypatch):
-    """Give stages/training.py with an attention in the place of the one that only a GPU has; what it changes is put back."""
-    from stages import training
+    """Give xinglin/training/llamafactory.py with an attention in the place of the one that only a GPU has; what it changes is put back."""
+    from xinglin.training import llamafactory as training
 
     monkeypatch.setattr(training, "varlen_attn", plain_varlen)
     monkeypatch.setattr(training.workflow, "SFTDataCollatorWith4DAttentionMask", training.SFTDataCollatorWith4DAttentionMask)
@@ -80,7 +80,7 @@ def one_line(capsys, library: str, what: str, setting: str) -> Iterator[None]:
     with pytest.raises(SystemExit):
         yield
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert line.startswith(f"error: stages/training.py: {library} {version(library)} ") and what in line
+    assert line.startswith(f"error: xinglin/training/llamafactory.py: {library} {version(library)} ") and what in line
     assert line.endswith(f"or set adapter.{setting}")
 
 

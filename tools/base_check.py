@@ -8,10 +8,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from stages.base import locate, refuse
-from stages.base_check import file_problems, proof, summary, wanted
-from stages.common import fail
-from stages.params import Base, read_params
+from xinglin.bases.check import file_problems, wanted
+from xinglin.bases.proof import proof, summary
+from xinglin.bases.record import locate, refuse
+from xinglin.cli import fail
+from xinglin.params import Base, read_params
 
 
 def named(model: str, known: Base, hub: str) -> Base:

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from stages.common import fail, whole
-from stages.params import read_params
 from tools.experiments import flat
 from tools.profile import PARAMS, editor
 from tools.sweep import DVC, ranked, show
+from xinglin.cli import fail
+from xinglin.files import whole
+from xinglin.params import read_params
 
 
 def apply(settings: dict, file: Path) -> dict:

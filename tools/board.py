@@ -9,9 +9,10 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from stages.common import fail, read_json
-from stages.model_folder import open_base
-from stages.params import Decoding, read_params
+from xinglin.bases.folder import open_base
+from xinglin.cli import fail
+from xinglin.files import read_json
+from xinglin.params import Decoding, read_params
 
 ADAPTER, SPLIT = Path("models/adapter"), Path("data/split")
 BASE, TOKENIZER = Path("models/base.json"), Path("models/tokenizer")

@@ -12,8 +12,9 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from stages.common import fail, read_json, whole
-from stages.model_folder import recorded
+from xinglin.bases.folder import recorded
+from xinglin.cli import fail
+from xinglin.files import read_json, whole
 
 DVC = f"{sys.prefix}/bin/dvc"
 PIP = "pip==26.0.1"

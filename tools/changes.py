@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from stages.metrics import interval
-from stages.params import Metrics
 from tools.revisions import Scores, Side, load_answers, load_metrics
+from xinglin.params import Metrics
+from xinglin.scoring.intervals import interval
 
 
 class Change(NamedTuple):

@@ -13,9 +13,6 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from stages.common import fail
-from stages.params import Metrics, read_params
-from stages.scores import RATES
 from tools.changes import Change, Sides, compared, parts_answered
 from tools.experiments import flat
 from tools.revisions import (
@@ -30,6 +27,9 @@ from tools.revisions import (
     revision,
     texts,
 )
+from xinglin.cli import fail
+from xinglin.params import Metrics, read_params
+from xinglin.scoring.scores import RATES
 
 EXAMPLES = 5  # answers that got better, and as many that got worse
 SHOWN = 200  # characters of a text

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import psutil
 
-from stages import server
-from stages.common import cards, memory
-from stages.params import Params, read_params
+from xinglin.hardware import cards, memory
+from xinglin.params import Params, read_params
+from xinglin.serving import server
 
 MISSING = "missing: run 'make setup'"
 PACKAGES = ("llamafactory", "dvc", "torch", "transformers", "modelscope", "datasets")

@@ -11,14 +11,15 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from stages.cleaning import tidy
-from stages.common import fail, read_jsonl
-from stages.formats import SHAPES, Unusable, shape_of
-from stages.leakage import SHORT
-from stages.params import read_params
-from stages.reading import Broken, records
-from stages.rows import texts_of
-from stages.similarity import all_pairs, gram_overlap, plain
+from xinglin.cli import fail
+from xinglin.dialogues.cleaning import tidy
+from xinglin.dialogues.formats import SHAPES, Unusable, shape_of
+from xinglin.dialogues.reading import Broken, records
+from xinglin.dialogues.rows import texts_of
+from xinglin.files import read_jsonl
+from xinglin.leakage.links import SHORT
+from xinglin.leakage.similarity import all_pairs, gram_overlap, plain
+from xinglin.params import read_params
 
 TRAIN = Path("data/split/train.jsonl")
 SHOWN = 5

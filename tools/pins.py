@@ -30,7 +30,7 @@ import httpx
 from packaging.tags import sys_tags
 from packaging.utils import parse_wheel_filename
 
-from stages.common import fail
+from xinglin.cli import fail
 
 UV = shutil.which("uv") or str(Path(sys.prefix).parent / ".tools" / "bin" / "uv")
 PYTHON = "3.11"

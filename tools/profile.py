@@ -8,8 +8,9 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from stages.common import fail, whole
-from stages.params import lay, load, read_params
+from xinglin.cli import fail
+from xinglin.files import whole
+from xinglin.params import lay, load, read_params
 
 PROFILES = Path("profiles")
 PARAMS = Path("params.yaml")

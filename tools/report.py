@@ -21,10 +21,10 @@ import yaml
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
-from stages.common import fail, read_json, whole
-from stages.metrics import MODELS, pairs
-from stages.scores import RATES
 from tools import charts, doctor
+from xinglin.cli import fail
+from xinglin.files import read_json, whole
+from xinglin.scoring.scores import MODELS, RATES, pairs
 
 OUT = Path("report.html")
 METRICS = Path("metrics.json")

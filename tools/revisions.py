@@ -13,9 +13,8 @@ import orjson
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from stages.common import fail
-from stages.metrics import MODELS
-from stages.scores import RATES
+from xinglin.cli import fail
+from xinglin.scoring.scores import MODELS, RATES
 
 PARTS = ("train", "val", "test")
 Scores = dict[str, dict[str, float]]  # of one model: id of the question, metric, score

@@ -9,11 +9,12 @@ import socket
 import sys
 from pathlib import Path
 
-from stages import server
-from stages.common import fail, need_memory
-from stages.decoding import described, fields, scored
-from stages.params import Decoding, Serve, read_params
-from stages.predictions import SERVING_BYTES
+from xinglin.cli import fail
+from xinglin.hardware import need_memory
+from xinglin.params import Decoding, Serve, read_params
+from xinglin.serving import server
+from xinglin.serving.answers import SERVING_BYTES
+from xinglin.serving.decoding import described, fields, scored
 
 MODEL = Path("models/merged")
 

@@ -16,11 +16,12 @@ from pathlib import Path
 import httpx
 import numpy as np
 
-from stages.asking import API_KEY
-from stages.common import bearer, fail, read_json, read_jsonl
-from stages.decoding import described, fields, scored
-from stages.params import read_params
-from stages.predictions import token_logprobs
+from xinglin.cli import bearer, fail
+from xinglin.files import read_json, read_jsonl
+from xinglin.params import read_params
+from xinglin.serving.answers import token_logprobs
+from xinglin.serving.client import API_KEY
+from xinglin.serving.decoding import described, fields, scored
 
 QUESTION = "感冒了需要吃消炎药吗？"
 FIRST_TURNS = (("我对青霉素过敏。", "好的，已经记下您对青霉素过敏。"), ("我怀孕三个月了。", "好的，已经记下您怀孕三个月。"))

@@ -24,11 +24,11 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from stages.common import fail
-from stages.metrics import MEANING, interval
-from stages.params import read_params
-from stages.scores import NAMES
 from tools.experiments import Experiment, find
+from xinglin.cli import fail
+from xinglin.params import read_params
+from xinglin.scoring.intervals import interval
+from xinglin.scoring.scores import MEANING, NAMES
 
 DVC = f"{sys.prefix}/bin/dvc"
 ENVIRONMENT = os.environ | {"PATH": f"{sys.prefix}/bin{os.pathsep}{os.environ['PATH']}"}  # the queue's workers call dvc by its name

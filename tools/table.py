@@ -6,8 +6,8 @@ Usage: python -m tools.table metrics.json
 import sys
 from pathlib import Path
 
-from stages.common import read_json
 from stages.metrics import show
+from xinglin.files import read_json
 
 if __name__ == "__main__":
     print(show(read_json(Path(sys.argv[1]))))

@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from stages import server
-from stages.common import cards, read_json
-from stages.memory import sizes
-from stages.params import Predictions
+from xinglin.bases.shape import sizes
+from xinglin.files import read_json
+from xinglin.hardware import cards
+from xinglin.params import Predictions
+from xinglin.serving import server
 
 CONTEXT = 1.5e9  # bytes that CUDA and its libraries take
 PREFILL = 8192  # tokens that vLLM computes at once, at the most

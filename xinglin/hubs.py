@@ -1,6 +1,6 @@
 """Models and data sets from Hugging Face and ModelScope: what is read of them, checked against the hub's sizes and checksums.
 
-Usage: from stages.hubs import fetch_data, fetch_model
+Usage: from xinglin.hubs import fetch_data, fetch_model
 """
 
 import errno
@@ -34,9 +34,10 @@ from huggingface_hub.file_download import are_symlinks_supported, get_hf_file_me
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import WeakFileLock, build_hf_headers, filter_repo_objects, logging, parse_ratelimit_headers
 
-from stages.common import bearer, fail, file_sha256, remove, work_folder
-from stages.model_folder import LOADED
-from stages.params import Base, Raw
+from xinglin.bases.folder import LOADED
+from xinglin.cli import bearer, fail
+from xinglin.files import file_sha256, remove, work_folder
+from xinglin.params import Base, Raw
 
 READ: dict[str, Any] = {
     "allow_patterns": [f"*{ending}" for ending in LOADED],

@@ -1,6 +1,6 @@
 """quantized: a merged model in a lighter format; run by .venv-export's Python, which holds the libraries for it.
 
-Usage: python -m stages.quantized --model models/merged --format fp8 --rows calibration.jsonl --out models/exports/fp8
+Usage: python -m evaluations.quantized --model models/merged --format fp8 --rows calibration.jsonl --out models/exports/fp8
 
 fp8: weights in 8 bit floats, a scale for each output channel; activations in 8 bit as they come (compressed-tensors).
 gptq: weights in 4 bit, a scale for each group, rounded so that the outputs on `rows` stay (Frantar et al. 2022).
@@ -11,7 +11,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from stages.common import arguments, fail, read_json, read_jsonl
+from xinglin.cli import arguments, fail
+from xinglin.files import read_json, read_jsonl
 
 GROUPS = (128, 64, 32)  # how many weights share a scale: the first that divides each layer's input
 BLOCK = 32  # weights to a scale in Q8_0

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from stages.similarity import all_pairs, near_pairs, plain
+from xinglin.leakage.similarity import all_pairs, near_pairs, plain
 
 SHORT = 20  # characters from which on an answer says something of its own; "不客气，祝您早日康复" is in many dialogues
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import jinja2
 
-from stages.formats import Turn, Unusable
+from xinglin.dialogues.formats import Turn, Unusable
 
-NEUTRAL = Path(__file__).parent.parent / "templates" / "neutral.jinja"
+NEUTRAL = Path(__file__).parents[2] / "templates" / "neutral.jinja"
 # Control characters but line feed and tab, marks without width or that turn the writing direction, and no characters at all.
 # The joiner of emoji (U+200D) and the selector of their form (U+FE0F) stay.
 INVISIBLE = "\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u200b\u200c\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffc\ufffe\uffff\ud800-\udfff"

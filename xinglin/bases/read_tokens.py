@@ -1,6 +1,6 @@
 """What transformers reads of a tokenizer, printed as JSON; run by the Python of any environment.
 
-Usage: PYTHON -m stages.read_tokens FOLDER < {"texts": [...], "dialogues": [...]}
+Usage: PYTHON -m xinglin.bases.read_tokens FOLDER < {"texts": [...], "dialogues": [...]}
 """
 
 import json

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, NamedTuple
 import ijson
 import zstandard
 
-from stages.common import fail
+from xinglin.cli import fail
 
 PACKED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open, ".zst": zstandard.open}
 KINDS = (".jsonl", ".json", ".csv", ".tsv")

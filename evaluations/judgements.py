@@ -1,6 +1,6 @@
 """judgements: base against tuned before a language model as judge, each pair in both orders, over any OpenAI-compatible API.
 
-Usage: stages/run judgements --predictions data/predictions --template templates/judge.txt \
+Usage: stages/run evaluations.judgements --predictions data/predictions --template templates/judge.txt \
            --out data/judgements.jsonl --metrics evaluations/judgements.json
 
 The dialogues are sent to `judgements.base_url`. Each reply is written as it comes to .work/judgements/KEY, so that a killed
@@ -19,10 +19,12 @@ import httpx
 import numpy as np
 from pydantic import BaseModel, ValidationError
 
-from stages.asking import Refused, answered, collect
-from stages.common import arguments, bearer, fail, fingerprint, work_folder, write_json, write_jsonl
-from stages.metrics import interval, pairs
-from stages.params import Judgements, Metrics, read_params
+from xinglin.cli import arguments, bearer, fail
+from xinglin.files import fingerprint, work_folder, write_json, write_jsonl
+from xinglin.params import Judgements, Metrics, read_params
+from xinglin.scoring.intervals import interval
+from xinglin.scoring.scores import pairs
+from xinglin.serving.client import Refused, answered, collect
 
 CRITERIA = ("accuracy", "safety", "clarity", "overall")
 ORDERS = ("base", "tuned")  # whose answer is shown first, as A

@@ -8,7 +8,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from stages.common import workers
+from xinglin.cli import fail
+from xinglin.files import read_jsonl
+from xinglin.params import Metrics
+from xinglin.processes import workers
 
 NAMES = ("bleu-4", "rouge-1", "rouge-2", "rouge-l", "chrf")
 RATES = ("truncated", "empty", "repetitive")
@@ -101,3 +104,25 @@ def meaning(rows: list[dict], model: str) -> np.ndarray:
     sides = [encoder.encode([row[key] for row in rows], normalize_embeddings=True) for key in ("prediction", "reference")]
     cosine = (sides[0].astype(np.float64) * sides[1]).sum(1)
     return np.round(100 * cosine * [bool(row["prediction"].strip()) for row in rows], 4)
+
+
+MODELS = ("base", "tuned")
+MEANING = "similarity"  # a column where metrics.embedding_model is set
+
+
+def pairs(folder: Path) -> dict[str, list[dict]]:
+    """Return both models' rows, checked to answer the same samples in the same order."""
+    rows = {name: read_jsonl(folder / f"{name}.jsonl") for name in MODELS}
+    if [row["id"] for row in rows["base"]] != [row["id"] for row in rows["tuned"]]:
+        fail(f"{folder}: base.jsonl and tuned.jsonl do not answer the same samples: run 'dvc repro --force predictions'")
+    if not rows["base"]:
+        fail(f"{folder}: no predictions to score")
+    return rows
+
+
+def scored(rows: list[dict], name: str, metrics: Metrics) -> np.ndarray:
+    """Return an array [samples, names + RATES], with the cosine of meaning as the last name where a model for it is set."""
+    found = table(rows, name)
+    if metrics.embedding_model is None:
+        return found
+    return np.insert(found, len(NAMES), meaning(rows, metrics.embedding_model), axis=1)

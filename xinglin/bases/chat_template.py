@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-NEUTRAL = Path(__file__).parent.parent / "templates" / "neutral.jinja"
+NEUTRAL = Path(__file__).parents[2] / "templates" / "neutral.jinja"
 CONTENT = "{{content}}"
 CONTROL = re.compile(r"<[|｜][^<>]+?[|｜]>")  # how most vocabularies spell a control token
 SLOTS = ("format_prefix", "format_system", "format_user", "format_assistant")

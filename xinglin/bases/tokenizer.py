@@ -12,14 +12,14 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from stages import chat_template
-from stages.cleaning import neutralise
-from stages.common import read_json, write_json
+from xinglin.bases import chat_template
+from xinglin.dialogues.cleaning import neutralise
+from xinglin.files import read_json, write_json
 
 FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 NAMED = ("bos_token", "eos_token", "pad_token", "unk_token")
-READER = "stages.read_tokens"
-PROJECT = Path(__file__).parent.parent
+READER = "xinglin.bases.read_tokens"
+PROJECT = Path(__file__).parents[2]
 TEXTS = (  # composed (NFC), since vocabularies compose what they read
     "感冒了怎么办？我发烧38.5℃，咳嗽三天了。",
     "患者，男，46岁。血压：152/96 mmHg；空腹血糖 7.8 mmol/L，总胆固醇↑，γ-GT 正常。",

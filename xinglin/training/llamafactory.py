@@ -1,6 +1,6 @@
 """LLaMA-Factory's training with what its configuration has no key for, in processes of its own that the adapter stage starts.
 
-Usage: python -m stages.training .work/adapter/KEY/train.yaml        (as the stage wrote it; torchrun starts it on several devices)
+Usage: python -m xinglin.training.llamafactory .work/adapter/KEY/train.yaml        (as the stage wrote it; torchrun starts it on several devices)
 
 None of it changes what is computed but for rounding. On a GPU attention over a pack goes dialogue by dialogue, without a
 mask; the adapter's inputs stay in bfloat16; each decoder layer is compiled in place, one compilation for all of them.
@@ -30,8 +30,9 @@ from transformers import AttentionInterface, TrainerCallback, TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from stages.common import fail, read_json
-from stages.memory import NOT_IN_PACKS, carries_state
+from xinglin.bases.shape import NOT_IN_PACKS, carries_state
+from xinglin.cli import fail
+from xinglin.files import read_json
 
 PACKED = "packed"  # the name of our attention in transformers' registry
 CALLED: set[torch.nn.Module] = set()  # what our attention was called for, outside of compiled layers
@@ -44,7 +45,7 @@ def must(holds: bool, library: str, what: str, setting: str) -> None:
     """Stop with one line if a patch of ours did not take hold: what `library` does instead, and the setting to do without."""
     if not holds:
         print(file=sys.stderr)  # a progress bar may stand in this line
-        fail(f"stages/training.py: {library} {version(library)} {what}: {OTHERWISE} adapter.{setting}")
+        fail(f"xinglin/training/llamafactory.py: {library} {version(library)} {what}: {OTHERWISE} adapter.{setting}")
 
 
 class Packs(SFTDataCollatorWith4DAttentionMask):

@@ -1,12 +1,12 @@
 """candidates: the bases side by side before any training: quality against size and speed.
 
-Usage: stages/run candidates --folder evaluations/candidates --out plots/candidates.csv
+Usage: stages/run evaluations.candidates --folder evaluations/candidates --out plots/candidates.csv
 """
 
-from stages.common import arguments, fail, read_json
-from stages.metrics import write_csv
-from stages.params import read_params
-from stages.scores import NAMES
+from xinglin.cli import arguments, fail
+from xinglin.files import read_json, write_csv
+from xinglin.params import read_params
+from xinglin.scoring.scores import NAMES
 
 COLUMNS = ("parameters", *NAMES, "repetitive", "samples_per_second", "tokens_per_second")
 

@@ -8,7 +8,8 @@ import os
 import shutil
 from pathlib import Path
 
-from stages.common import WORK, fail, file_sha256, fingerprint, read_json, whole, work_folder, write_json
+from xinglin.cli import fail
+from xinglin.files import WORK, file_sha256, fingerprint, read_json, whole, work_folder, write_json
 
 LOADED = (".json", ".safetensors", ".jinja", ".txt", ".model")  # what transformers and vLLM read
 CHECKSUMS = WORK / "checksums.json"  # of files by name, size and time, so that no weights are read twice

@@ -1,6 +1,6 @@
 """The one reader of params.yaml: every section is checked against the types and limits below.
 
-Usage: from stages.params import read_params; adapter = read_params().adapter
+Usage: from xinglin.params import read_params; adapter = read_params().adapter
 """
 
 import difflib
@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from stages.common import CHECKS, fail
+from xinglin.cli import fail
+from xinglin.files import CHECKS
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]

@@ -1,6 +1,6 @@
 """llama: llama.cpp's OpenAI server on a GGUF file; its Python is that of .venv-export.
 
-Usage: python -m stages.llama MODEL.gguf PORT TOKENS DECODING
+Usage: python -m evaluations.llama MODEL.gguf PORT TOKENS DECODING
 
 A conversation may have TOKENS tokens. DECODING is the section of params.yaml as JSON; its penalty acts on all of the
 conversation, as vLLM's does.
@@ -11,7 +11,7 @@ import sys
 import threading
 from typing import Any
 
-from stages.common import die_with_parent
+from xinglin.cli import die_with_parent
 
 SLOTS = 4  # conversations answered at once
 

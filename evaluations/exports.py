@@ -1,6 +1,6 @@
 """exports: the merged model in lighter formats, and what each costs: size, scores, the difference to the merged model, speed.
 
-Usage: stages/run exports --model models/merged --split data/split \
+Usage: stages/run evaluations.exports --model models/merged --split data/split \
            --requirements requirements/export.txt --out models/exports --answers data/exports --metrics evaluations/exports.json
 
 Each format answers the part that predictions answers, with the same settings: fp8 and gptq by vLLM, gguf by llama.cpp,
@@ -19,31 +19,20 @@ import httpx
 import numpy as np
 import orjson
 
-from stages import llama, quantized, server
-from stages.asking import API_KEY, SECONDS, answered, post
-from stages.chat_template import ollama
-from stages.common import (
-    arguments,
-    bearer,
-    call,
-    fail,
-    fingerprint,
-    need_space,
-    read_json,
-    read_jsonl,
-    remove,
-    whole,
-    work_folder,
-    write_json,
-    write_jsonl,
-)
-from stages.metrics import MEANING, interval, scored
-from stages.params import Decoding, Metrics, Params, read_params
-from stages.predictions import answer_all, measured, samples, what_counts
-from stages.replicas import replicas
-from stages.rows import messages
-from stages.scores import NAMES, RATES
-from stages.tokenizer import template_of
+from evaluations import llama, quantized
+from xinglin.bases.chat_template import ollama
+from xinglin.bases.tokenizer import template_of
+from xinglin.cli import arguments, bearer, fail
+from xinglin.dialogues.rows import messages
+from xinglin.files import fingerprint, need_space, read_json, read_jsonl, remove, whole, work_folder, write_json, write_jsonl
+from xinglin.params import Decoding, Metrics, Params, read_params
+from xinglin.processes import call
+from xinglin.scoring.intervals import interval
+from xinglin.scoring.scores import MEANING, NAMES, RATES, scored
+from xinglin.serving import server
+from xinglin.serving.answers import answer_all, measured, samples, what_counts
+from xinglin.serving.client import API_KEY, SECONDS, answered, post
+from xinglin.serving.replicas import replicas
 
 CALIBRATION = 128  # rows of the training part that GPTQ rounds by
 MERGED = "merged"

@@ -12,7 +12,7 @@ import httpx
 import orjson
 from tqdm import tqdm
 
-from stages.common import bearer, fail
+from xinglin.cli import bearer, fail
 
 Client = TypeVar("Client")
 Chat = Callable[[dict], Awaitable[tuple[int, str]]]

@@ -1,6 +1,6 @@
 """candidate: what a base is worth before any training: its answers to the validation part, scored, with its size and speed.
 
-Usage: stages/run candidate --profile profiles/tiny.yaml --tiny models/tiny --split data/split \
+Usage: stages/run evaluations.candidate --profile profiles/tiny.yaml --tiny models/tiny --split data/split \
            --out evaluations/candidates/tiny.json --answers data/candidates/tiny.jsonl
 
 A candidate is a profile: its base, its template and its predictions are laid over params.yaml, the part is always val.
@@ -14,14 +14,15 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.asking import answered
-from stages.base import prove_base
-from stages.common import arguments, fingerprint, work_folder, write_json, write_jsonl
-from stages.metrics import interval
-from stages.model_folder import open_base
-from stages.params import read_params
-from stages.predictions import answer_all, endpoints, measured, need_room, precision, samples, what_counts
-from stages.scores import NAMES, RATES, diversity, table
+from xinglin.bases.folder import open_base
+from xinglin.bases.record import prove_base
+from xinglin.cli import arguments
+from xinglin.files import fingerprint, work_folder, write_json, write_jsonl
+from xinglin.params import read_params
+from xinglin.scoring.intervals import interval
+from xinglin.scoring.scores import NAMES, RATES, diversity, table
+from xinglin.serving.answers import answer_all, endpoints, measured, need_room, precision, samples, what_counts
+from xinglin.serving.client import answered
 
 
 def parameters(folder: Path) -> int:

@@ -1,13 +1,14 @@
 """decoding: the section `decoding` of params.yaml, spelled as each place spells it that takes it.
 
-Usage: from stages.decoding import fields; request |= fields(params.decoding)
+Usage: from xinglin.serving.decoding import fields; request |= fields(params.decoding)
 """
 
 from pathlib import Path
 from typing import Any
 
-from stages.common import fail, read_json
-from stages.params import Decoding
+from xinglin.cli import fail
+from xinglin.files import read_json
+from xinglin.params import Decoding
 
 EVERY = 1_000_000  # a top_k that no vocabulary has: off, for every server; 0 and -1 are each refused by some
 

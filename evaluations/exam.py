@@ -1,6 +1,6 @@
 """exam: multiple-choice medical exams taken by base and tuned: accuracy by subject, the gain, 95 % intervals of each.
 
-Usage: stages/run exam --base models/base.json --adapter models/adapter --split data/split \
+Usage: stages/run evaluations.exam --base models/base.json --adapter models/adapter --split data/split \
            --tokenizer models/tokenizer --out data/exam.jsonl --metrics evaluations/exam.json
 
 `exam.path` is a file like CMExam's (a table of Question, Options "A …\\nB …", Answer) or CMB's (JSON of question, option
@@ -22,28 +22,19 @@ from typing import Any
 import numpy as np
 import orjson
 
-from stages.asking import Chat, Refused, answered, collect, connect
-from stages.cleaning import tidy
-from stages.common import (
-    arguments,
-    fail,
-    fingerprint,
-    read_json,
-    read_jsonl,
-    remove,
-    work_folder,
-    write_json,
-    write_jsonl,
-)
-from stages.decoding import fields
-from stages.formats import Unusable
-from stages.metrics import interval
-from stages.model_folder import open_base
-from stages.params import Decoding, Exam, Metrics, read_params
-from stages.predictions import MODELS, endpoints, need_room, precision, shifts
-from stages.reading import Broken, records
-from stages.rows import texts_of
-from stages.similarity import all_pairs, plain
+from xinglin.bases.folder import open_base
+from xinglin.cli import arguments, fail
+from xinglin.dialogues.cleaning import tidy
+from xinglin.dialogues.formats import Unusable
+from xinglin.dialogues.reading import Broken, records
+from xinglin.dialogues.rows import texts_of
+from xinglin.files import fingerprint, read_json, read_jsonl, remove, work_folder, write_json, write_jsonl
+from xinglin.leakage.similarity import all_pairs, plain
+from xinglin.params import Decoding, Exam, Metrics, read_params
+from xinglin.scoring.intervals import interval
+from xinglin.serving.answers import MODELS, endpoints, need_room, precision, shifts
+from xinglin.serving.client import Chat, Refused, answered, collect, connect
+from xinglin.serving.decoding import fields
 
 SUBJECTS = ("Medical Discipline", "Clinical Department", "exam_type", "exam_class", "exam_subject")  # CMExam's, CMB's
 KINDS = {"single": "单项选择题", "multiple": "多项选择题"}

@@ -1,0 +1,61 @@
+"""Processes that end with the one that started them."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from multiprocessing.pool import Pool
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from xinglin.cli import die_with_parent, fail
+
+
+@contextmanager
+def workers() -> Iterator[Pool]:
+    """Yield a process for each processor; they end with the block, however it is left, and with this process.
+
+    Not a ProcessPoolExecutor: that waits for what was begun, for ever if a signal came between its locks. A Pool waits for
+    ever for what a killed worker had begun, so that a worker's death ends this process.
+    """
+    before, left = multiprocessing.active_children(), threading.Event()
+    with multiprocessing.Pool(os.cpu_count(), begin_worker, (os.getpid(),)) as pool:
+        begun = [process for process in multiprocessing.active_children() if process not in before]
+        watch = threading.Thread(target=end_with, args=(begun, left), daemon=True)
+        watch.start()
+        try:
+            yield pool
+        finally:
+            left.set()
+            watch.join()
+
+
+def end_with(processes: list[BaseProcess], left: threading.Event) -> None:
+    """End this process when one of `processes` dies before `left` is set."""
+    while not left.wait(1):
+        if dead := next((process for process in processes if process.exitcode is not None), None):
+            print(f"error: a worker ended with status {dead.exitcode}; -9 is most often the system, out of memory", file=sys.stderr, flush=True)
+            os._exit(1)  # the pool's own end would wait for a lock that died with the worker
+
+
+def begin_worker(parent: int) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    die_with_parent(parent)
+
+
+def call(command: list[str], environment: dict[str, str]) -> None:
+    """Run a program that ends when this process ends; a failure of it is ours, in one line."""
+    path = f"{sys.prefix}/bin{os.pathsep}{os.environ['PATH']}"  # LLaMA-Factory looks for torchrun there
+    process = subprocess.Popen(command, env=os.environ | environment | {"PATH": path}, preexec_fn=partial(die_with_parent, os.getpid()))
+    try:
+        status = process.wait()
+    finally:
+        process.terminate()
+        process.wait()
+    if status:
+        fail(f"{Path(command[0]).name} {command[-1]} ended with status {status}: the reason stands above")
