@@ -17,8 +17,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import HTTPConnection
 
 from app.errors import APIError
+from app.settings import App
 from app.store import Store
-from xinglin.params import App
 
 LOCAL_NAMES = {"localhost", "127.0.0.1", "[::1]"}
 FORWARDING = ("forwarded", "x-forwarded-for", "x-real-ip", "via")

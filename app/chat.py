@@ -19,10 +19,10 @@ from app import metrics
 from app.access import Caller
 from app.errors import APIError, responses
 from app.red_flags import find, notice
+from app.settings import App
 from app.upstream import faults
 from xinglin.dialogues.cleaning import tidy
 from xinglin.dialogues.formats import Unusable
-from xinglin.params import App
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
 
@@ -156,7 +156,7 @@ async def chat_completions(body: ChatRequest, request: Request, caller: Who) -> 
             reply = await stack.enter_async_context(state.upstream.chat(sent, request.state.id))
             return Relay(events(reply, first, state.model), stack)
         async with stack:
-            done = await unless_gone(request, lambda: whole(state.upstream, sent, request.state.id))
+            done = await unless_gone(request, lambda: atomic_path(state.upstream, sent, request.state.id))
             return JSONResponse(with_notice(done, first)) if done else Response(status_code=499)
     except BaseException:
         await stack.aclose()
@@ -176,7 +176,7 @@ def urgent(question: str) -> str:
     return notice(found)
 
 
-async def whole(upstream: Any, sent: dict[str, Any], request_id: str) -> dict[str, Any]:
+async def atomic_path(upstream: Any, sent: dict[str, Any], request_id: str) -> dict[str, Any]:
     async with upstream.chat(sent, request_id) as reply:
         return await reply.json()
 

@@ -10,8 +10,8 @@ import os
 from pathlib import Path
 
 from app.store import Message, Store, pairs
+from tools.params import read_params
 from xinglin.files import write_jsonl
-from xinglin.params import read_params
 
 OUT = Path("data/feedback/dialogues.jsonl")
 

@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 
 from app.access import digest
 from app.store import Missing, Store
+from tools.params import read_params
 from xinglin.cli import fail
-from xinglin.params import read_params
 
 
 def add(store: Store, name: str, days: int | None = None) -> str:

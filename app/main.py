@@ -24,8 +24,8 @@ from app.access import Gate
 from app.observed import Observed, log, set_up_logging
 from app.store import Store
 from app.upstream import Upstream
+from tools.params import Params, read_params
 from xinglin.cli import fail
-from xinglin.params import Params, read_params
 
 DAY_SECONDS = 86_400
 

@@ -10,9 +10,8 @@ import aiohttp
 
 from app.errors import APIError
 from xinglin.cli import bearer
-from xinglin.params import Decoding
 from xinglin.serving.client import API_KEY
-from xinglin.serving.decoding import filled
+from xinglin.serving.decoding import Decoding, filled
 
 RETRY_SECONDS = 5  # what a client is told to wait while the server restarts
 PROBE_SECONDS = 10  # how long an answered probe counts

@@ -22,7 +22,7 @@ import orjson
 from tqdm import tqdm
 
 from xinglin.cli import fail
-from xinglin.files import file_sha256, read_json, whole, write_json
+from xinglin.files import atomic_path, file_sha256, read_json, write_json
 
 if TYPE_CHECKING:
     import torch
@@ -318,7 +318,7 @@ def make(name: str, vocabularies: Path, out: Path, size: str = "tiny", seed: int
     """Write the folder of a base at `out`, whole or not at all, and return it."""
     parts = sizes(name, size)
     base = BASES[name]
-    with whole(out) as folder:
+    with atomic_path(out) as folder:
         folder.mkdir()
         known = write_tokenizer(base, vocabularies, folder)
         config = base["config"] | parts

@@ -25,7 +25,7 @@ from ruamel.yaml import YAML
 from bench import bases
 from tools.profile import editor
 from xinglin.hardware import cards
-from xinglin.params import lay, load
+from xinglin.params import load, overlay
 from xinglin.serving.server import free_port
 
 ROOT = Path(__file__).parent.parent
@@ -76,7 +76,7 @@ class Chain:
         file, yaml = self.folder / "params.yaml", editor()
         params = yaml.load(file)
         if self.profile:
-            lay(load(ROOT / "profiles" / f"{self.profile}.yaml"), params, "profile")
+            overlay(load(ROOT / "profiles" / f"{self.profile}.yaml"), params, "profile")
         changes = {
             "base": {"source": "path", "path": str(base)},
             "raw": {"source": "path", "path": str(self.args.data)} if self.args.data else {"source": "sample"},
@@ -86,8 +86,8 @@ class Chain:
             "merged": {"gate": {"gains": {"bleu-4": -100.0}}},
             "serve": {"port": free_port()},
         }  # fmt: skip
-        lay(changes, params, "bench.chain")
-        lay(self.args.set, params, "--set")
+        overlay(changes, params, "bench.chain")
+        overlay(self.args.set, params, "--set")
         yaml.dump(params, file)
 
     def stage(self, stage: str) -> None:
@@ -137,10 +137,10 @@ class Chain:
 
     def figures(self) -> dict[str, Any]:
         check, training = self.read("models/base_check.json"), self.read("plots/loss/training.json")
-        speed, parity = self.read("data/predictions/speed.json"), self.read("models/merged/parity.json")
+        speed, parity = self.read("logs/predictions.json"), self.read("models/merged/parity.json")
         found: dict[str, Any] = {"texts": check.get("texts"), "prompts": check.get("prompts")}
         if training:
-            found |= {"loss": training["last_validation_loss"], "tokens_per_second": round(training["tokens"] / training["seconds"])}
+            found |= {"loss": training["last_validation_loss"], "tokens_per_second": self.read("logs/adapter.json").get("tokens_per_second")}
         if speed:
             found |= {"answers_per_second": speed["samples_per_second"], "chinese": chinese(self.folder / "data" / "predictions" / "tuned.jsonl")}
         return found | ({"parity": parity["mean"], "tolerance": parity["tolerance"]} if parity else {})

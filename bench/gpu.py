@@ -20,7 +20,7 @@ from bench.gpu_serving import serve
 from bench.gpu_training import Rows, fit_all, scale_all, train_all
 from bench.synthetic import SHAPES, make_base, make_split
 from stages import predictions
-from xinglin.params import read_params
+from tools.params import read_params
 from xinglin.serving import answers, server
 
 ROOT = Path(__file__).parent.parent

@@ -13,10 +13,11 @@ from bench.gpu_training import Rows
 from stages import adapter as trained
 from xinglin.cli import fail
 from xinglin.files import read_jsonl
-from xinglin.params import Decoding, Predictions
 from xinglin.serving import answers, server
 from xinglin.serving.client import answered
+from xinglin.serving.decoding import Decoding
 from xinglin.serving.replicas import PREFILL
+from xinglin.serving.settings import Predictions
 
 CLI = f"{sys.prefix}/bin/llamafactory-cli"
 OFFLINE = Path(__file__).with_name("offline.py")

@@ -16,10 +16,10 @@ from pathlib import Path
 import httpx
 import yaml
 
+from app.settings import Serve
 from bench.app import EVENTS, RAMP, Stream, load
 from bench.gpu_training import Rows
 from xinglin.files import read_jsonl
-from xinglin.params import Serve
 from xinglin.serving import server
 
 CLI = f"{sys.prefix}/bin/llamafactory-cli"

@@ -19,8 +19,8 @@ from bench.synthetic import SHAPES
 from stages import adapter as trained
 from xinglin.bases.shape import linear_layers
 from xinglin.files import read_jsonl, remove
-from xinglin.params import Adapter
 from xinglin.training.memory import CONTEXT, plan
+from xinglin.training.settings import Adapter
 
 ROOT = Path(__file__).parent.parent
 BOARD = {  # what LLaMA-Factory's web board sets unless told otherwise

@@ -22,12 +22,13 @@ from tqdm import tqdm
 
 from bench.gpu import card, commit, versions
 from stages import adapter as trained
+from tools.params import Params, read_params
 from xinglin.bases.folder import open_base
 from xinglin.cli import fail
 from xinglin.files import fingerprint, read_json, write_json
-from xinglin.params import Metrics, Params, read_params
 from xinglin.scoring.intervals import interval
 from xinglin.scoring.scores import NAMES, table
+from xinglin.scoring.settings import Metrics
 from xinglin.serving import answers, server
 from xinglin.serving.client import answered
 
@@ -82,7 +83,7 @@ def write_params(folder: Path, **sections: dict) -> Params:
 def make_data(folder: Path, data: Path, dialogues: int | None) -> None:
     """Convert and split `data` as the pipeline does."""
     write_params(folder, raw={"source": "path", "path": str(data)}, converted={"max_dialogues": dialogues})
-    stage("base", folder, tiny=ROOT / "models" / "tiny", out=folder / "base.json", tokenizer=folder / "tokenizer", check=folder / "check.json")
+    stage("base", folder, tiny=ROOT / "models" / "tiny", out=folder / "base.json", files=folder / "base_files.json", tokenizer=folder / "tokenizer", check=folder / "check.json")
     stage("raw", folder, sample=ROOT / "data" / "sample" / "dialogues.jsonl", out=folder / "raw")
     stage("converted", folder, raw=folder / "raw", out=folder / "converted")
     stage("split", folder, converted=folder / "converted", out=folder / "split")

@@ -14,15 +14,32 @@ from pathlib import Path
 
 import numpy as np
 
+from xinglin.bases.check import Asked
 from xinglin.bases.folder import open_base
 from xinglin.bases.record import prove_base
-from xinglin.cli import arguments
+from xinglin.cli import start
 from xinglin.files import fingerprint, work_folder, write_json, write_jsonl
-from xinglin.params import read_params
+from xinglin.hubs import Base
+from xinglin.params import ParamsFile, Part
 from xinglin.scoring.intervals import interval
 from xinglin.scoring.scores import NAMES, RATES, diversity, table
+from xinglin.scoring.settings import Metrics
 from xinglin.serving.answers import answer_all, endpoints, measured, need_room, precision, samples, what_counts
 from xinglin.serving.client import answered
+from xinglin.serving.decoding import Decoding
+from xinglin.serving.settings import Predictions
+
+
+class Template(Part):
+    template: str
+
+
+class Params(ParamsFile):
+    adapter: Template
+    base: Base
+    decoding: Decoding
+    metrics: Metrics
+    predictions: Predictions
 
 
 def parameters(folder: Path) -> int:
@@ -37,11 +54,11 @@ def parameters(folder: Path) -> int:
 
 
 def main() -> None:
-    paths = arguments(__doc__, "profile", "tiny", "split", "out", "answers")
-    params = read_params(profile=paths.profile)
+    paths = start(__doc__, "profile", "tiny", "split", "out", "answers")
+    params = Params.read(profile=paths.profile)
     predictions, name = params.predictions.model_copy(update={"base_url": None}), paths.profile.stem  # a server there holds one model
     tokenizer = work_folder(f"candidate-{name}-tokenizer", fingerprint(params.base.model_dump(), params.adapter.template))
-    base, _ = prove_base(params, paths.tiny, tokenizer)
+    base, _ = prove_base(params.base, Asked.read(profile=paths.profile), paths.tiny, tokenizer)
     folder = open_base(base, tokenizer)
     dtype = precision(predictions, folder, lora=False)
     need_room(base, folder, dtype, f"candidate {name}")
@@ -49,14 +66,15 @@ def main() -> None:
     asked = samples(part, predictions.max_samples)
     work = work_folder(f"candidate-{name}", fingerprint(what_counts(predictions, params.decoding, dtype), base["files"], part, tokenizer))
     with endpoints(predictions, folder, None, work / "vllm.log") as urls:
-        start, before = time.perf_counter(), len(answered(work / "base.jsonl"))
+        began, before = time.perf_counter(), len(answered(work / "base.jsonl"))
         answer_all(urls, "base", asked, work / "base.jsonl", predictions, params.decoding)
-        seconds = time.perf_counter() - start
+        seconds = time.perf_counter() - began
     found = answered(work / "base.jsonl")
     rows = [found[sample["id"]] for sample in asked]
     speed = measured(work, {"base": rows}, seconds, len(rows) - before)
     values = table(rows, name)
     means = dict(zip((*NAMES, *RATES), np.round(values.mean(0), 4).tolist(), strict=True))
+    params.ensure_unchanged()
     write_jsonl(paths.answers, rows)
     write_json(paths.out, {
         "base": base["model"],

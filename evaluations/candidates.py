@@ -3,12 +3,16 @@
 Usage: stages/run evaluations.candidates --folder evaluations/candidates --out plots/candidates.csv
 """
 
-from xinglin.cli import arguments, fail
+from xinglin.cli import fail, start
 from xinglin.files import read_json, write_csv
-from xinglin.params import read_params
+from xinglin.params import ParamsFile
 from xinglin.scoring.scores import NAMES
 
 COLUMNS = ("parameters", *NAMES, "repetitive", "samples_per_second", "tokens_per_second")
+
+
+class Params(ParamsFile):
+    candidates: list[str]
 
 
 def show(found: dict[str, dict]) -> str:
@@ -22,8 +26,8 @@ def show(found: dict[str, dict]) -> str:
 
 
 def main() -> None:
-    paths = arguments(__doc__, "folder", "out")
-    found = {name: read_json(paths.folder / f"{name}.json") for name in read_params().candidates}
+    paths = start(__doc__, "folder", "out")
+    found = {name: read_json(paths.folder / f"{name}.json") for name in Params.read().candidates}
     if len({one["samples"] for one in found.values()}) > 1:
         fail("candidates: the profiles differ in predictions.max_samples, so their scores are of other dialogues")
     write_csv(paths.out, ["name", *COLUMNS], ([name, *(one[column] for column in COLUMNS)] for name, one in found.items()))

@@ -23,18 +23,20 @@ import numpy as np
 import orjson
 
 from xinglin.bases.folder import open_base
-from xinglin.cli import arguments, fail
+from xinglin.cli import fail, start
 from xinglin.dialogues.cleaning import tidy
 from xinglin.dialogues.formats import Unusable
 from xinglin.dialogues.reading import Broken, records
 from xinglin.dialogues.rows import texts_of
 from xinglin.files import fingerprint, read_json, read_jsonl, remove, work_folder, write_json, write_jsonl
 from xinglin.leakage.similarity import all_pairs, plain
-from xinglin.params import Decoding, Exam, Metrics, read_params
+from xinglin.params import Count, ParamsFile, Part, Section
 from xinglin.scoring.intervals import interval
+from xinglin.scoring.settings import Metrics
 from xinglin.serving.answers import MODELS, endpoints, need_room, precision, shifts
 from xinglin.serving.client import Chat, Refused, answered, collect, connect
-from xinglin.serving.decoding import fields
+from xinglin.serving.decoding import Decoding, fields
+from xinglin.serving.settings import Predictions
 
 SUBJECTS = ("Medical Discipline", "Clinical Department", "exam_type", "exam_class", "exam_subject")  # CMExam's, CMB's
 KINDS = {"single": "单项选择题", "multiple": "多项选择题"}
@@ -43,6 +45,23 @@ OPTION = re.compile(r"^\s*([A-Z])(?:\s*[.．、:：)）]\s*|\s+)", re.MULTILINE)
 BETWEEN = re.compile(r"[\s,，、;；]+")  # letters of an answer
 MAX_TOKENS = 32  # more than letters can take
 SHOWN = 5
+
+
+class Exam(Section):
+    path: str | None
+    max_questions: Count | None
+
+
+class Threshold(Part):
+    near_duplicate_threshold: float
+
+
+class Params(ParamsFile):
+    decoding: Decoding
+    exam: Exam
+    metrics: Metrics
+    predictions: Predictions
+    split: Threshold
 
 
 def read_questions(file: Path) -> tuple[list[dict], list[dict]]:
@@ -211,8 +230,8 @@ def sheet(exam: Exam) -> tuple[list[dict], list[dict]]:
 
 
 def main() -> None:
-    paths = arguments(__doc__, "base", "adapter", "split", "tokenizer", "out", "metrics")
-    params = read_params()
+    paths = start(__doc__, "base", "adapter", "split", "tokenizer", "out", "metrics")
+    params = Params.read()
     asked, unusable = sheet(params.exam)
     known = leaked(asked, paths.split / "train.jsonl", params.split.near_duplicate_threshold)
     if known:
@@ -242,6 +261,7 @@ def main() -> None:
     found = summarise(rows, params.metrics)
     found["in_training"] = {"questions": len(known), "lines": sorted(known)}
     found["unusable"] = {"rows": len(unusable), "reasons": unusable}
+    params.ensure_unchanged()
     write_jsonl(paths.out, rows)
     write_json(paths.metrics, found)
     if predictions.base_url:

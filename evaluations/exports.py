@@ -22,21 +22,50 @@ import orjson
 from evaluations import llama, quantized
 from xinglin.bases.chat_template import ollama
 from xinglin.bases.tokenizer import template_of
-from xinglin.cli import arguments, bearer, fail
+from xinglin.cli import bearer, fail, start
 from xinglin.dialogues.rows import messages
-from xinglin.files import fingerprint, need_space, read_json, read_jsonl, remove, whole, work_folder, write_json, write_jsonl
-from xinglin.params import Decoding, Metrics, Params, read_params
+from xinglin.files import (
+    atomic_path,
+    fingerprint,
+    need_space,
+    read_json,
+    read_jsonl,
+    remove,
+    work_folder,
+    write_json,
+    write_jsonl,
+)
+from xinglin.params import Format, ParamsFile, Part
 from xinglin.processes import call
 from xinglin.scoring.intervals import interval
 from xinglin.scoring.scores import MEANING, NAMES, RATES, scored
+from xinglin.scoring.settings import Metrics
 from xinglin.serving import server
 from xinglin.serving.answers import answer_all, measured, samples, what_counts
 from xinglin.serving.client import API_KEY, SECONDS, answered, post
+from xinglin.serving.decoding import Decoding
 from xinglin.serving.replicas import replicas
+from xinglin.serving.settings import Predictions
 
 CALIBRATION = 128  # rows of the training part that GPTQ rounds by
 MERGED = "merged"
 QUANTIZING = 7.5  # the least compute capability of a GPU that vLLM runs fp8 and gptq on (its compressed_tensors schemes)
+
+
+class Template(Part):
+    template: str
+
+
+class Exports(Part):
+    exports: list[Format]
+
+
+class Params(ParamsFile):
+    adapter: Template
+    decoding: Decoding
+    merged: Exports
+    metrics: Metrics
+    predictions: Predictions
 
 
 def export_python() -> Path:
@@ -87,7 +116,7 @@ def make(kind: str, model: Path, rows: list[dict], modelfile: str, requirements:
         return
     file = work_folder("exports", fingerprint(rows)) / "calibration.jsonl"
     write_jsonl(file, rows)
-    with whole(out) as folder:
+    with atomic_path(out) as folder:
         words = {"model": model, "format": kind, "rows": file, "out": folder}
         options = [str(word) for name, value in words.items() for word in (f"--{name}", value)]
         call([str(export_python()), "-m", quantized.__name__, *options], {"HF_HUB_OFFLINE": "1"})
@@ -194,8 +223,8 @@ def show(found: dict) -> str:
 
 
 def main() -> None:
-    paths = arguments(__doc__, "model", "split", "requirements", "out", "answers", "metrics")
-    params = read_params()
+    paths = start(__doc__, "model", "split", "requirements", "out", "answers", "metrics")
+    params = Params.read()
     if not params.merged.exports:
         fail("params.yaml: merged.exports: []: nothing to make, expected one or more of fp8, gptq, gguf", 2)
     kinds: list[str] = list(dict.fromkeys(params.merged.exports))
@@ -224,10 +253,11 @@ def main() -> None:
         | {name: done[kind][1][name] for name in ("samples_per_second", "tokens_per_second")}
         for kind, folder in folders.items()
     }
-    with whole(paths.answers) as folder:
+    with atomic_path(paths.answers) as folder:
         folder.mkdir()
         for kind, one in done.items():
             write_jsonl(folder / f"{kind}.jsonl", one[0])
+    params.ensure_unchanged()
     write_json(paths.metrics, {"part": params.predictions.part, "samples": len(asked), "formats": found})
     print(show(found))
 

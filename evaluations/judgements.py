@@ -13,17 +13,18 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from string import Template
-from typing import Literal
+from typing import Annotated, Literal
 
 import httpx
 import numpy as np
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from xinglin.cli import arguments, bearer, fail
+from xinglin.cli import bearer, fail, start
 from xinglin.files import fingerprint, work_folder, write_json, write_jsonl
-from xinglin.params import Judgements, Metrics, read_params
+from xinglin.params import Count, ParamsFile, Part, Section, Seed
 from xinglin.scoring.intervals import interval
 from xinglin.scoring.scores import pairs
+from xinglin.scoring.settings import Metrics
 from xinglin.serving.client import Refused, answered, collect
 
 CRITERIA = ("accuracy", "safety", "clarity", "overall")
@@ -39,6 +40,31 @@ TIMEOUT = httpx.Timeout(600, connect=10)  # judges that think take minutes
 FILTERED = re.compile("content exists risk|data_?inspection_?failed|content_filter", re.IGNORECASE)
 
 Letter = Literal["A", "B", "tie"]
+
+
+class Judgements(Section):
+    base_url: Annotated[str, Field(pattern="^https?://")] | None
+    model: str | None
+    api_key_variable: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+    samples: Count | None
+    concurrency: Annotated[int, Field(ge=1, le=256)]
+    seed: Seed
+
+    @model_validator(mode="after")
+    def model_is_named(self) -> "Judgements":
+        if self.base_url and not self.model:
+            raise ValueError("base_url is set, so judgements.model must name a model")
+        return self
+
+
+class Scored(Part):
+    part: str
+
+
+class Params(ParamsFile):
+    judgements: Judgements
+    metrics: Metrics
+    predictions: Scored
 
 
 class Verdict(BaseModel):
@@ -199,8 +225,8 @@ def show(found: dict) -> str:
 
 
 def main() -> None:
-    paths = arguments(__doc__, "predictions", "template", "out", "metrics")
-    params = read_params()
+    paths = start(__doc__, "predictions", "template", "out", "metrics")
+    params = Params.read()
     judge = params.judgements
     if not judge.base_url:
         fail("params.yaml: judgements.base_url: null: no judge; set it, and judgements.model, to an OpenAI-compatible API", 2)
@@ -218,6 +244,7 @@ def main() -> None:
     if not any(row["base_first"] and row["tuned_first"] for row in rows):
         fail(f"{judge.model}: no pair has a verdict in both orders; a reply begins with {replies[asked[0]['id']]['reply'][:200]!r}")
     found = {"model": judge.model, "part": params.predictions.part} | summarise(rows, params.metrics)
+    params.ensure_unchanged()
     write_jsonl(paths.out, rows)
     write_json(paths.metrics, found)
     print(show(found))

@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from xinglin.cli import arguments, fail
+from xinglin.cli import fail, start
 from xinglin.files import read_json, read_jsonl
 
 GROUPS = (128, 64, 32)  # how many weights share a scale: the first that divides each layer's input
@@ -164,7 +164,7 @@ def tensors(model: Path):  # type: ignore[no-untyped-def]
 
 
 def main() -> None:
-    paths = arguments(__doc__, "model", "format", "rows", "out")
+    paths = start(__doc__, "model", "format", "rows", "out")
     paths.out.mkdir(parents=True)
     if str(paths.format) == "gguf":
         gguf(paths.model, paths.out)

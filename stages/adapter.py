@@ -20,13 +20,15 @@ import yaml
 
 from xinglin.bases.folder import TOKENIZER, open_base
 from xinglin.bases.shape import parameters
-from xinglin.cli import arguments, fail
-from xinglin.files import fingerprint, need_space, read_json, remove, whole, work_folder, write_json
+from xinglin.cli import fail, start
+from xinglin.files import atomic_path, fingerprint, need_space, read_json, remove, work_folder, write_json
 from xinglin.hardware import cards, memory
-from xinglin.params import Adapter, read_params
+from xinglin.params import ParamsFile
 from xinglin.processes import call
+from xinglin.timings import write_timing
 from xinglin.training.convergence import verdict
 from xinglin.training.memory import USABLE, Plan, cure, cuts, plan
+from xinglin.training.settings import Adapter
 
 CODE = Path(__file__), Path(__file__).parents[1] / "xinglin" / "training" / "llamafactory.py"
 NO_CHECKPOINTS = {"save_strategy": "no", "load_best_model_at_end": False, "early_stopping_steps": None}  # of several machines, whose disks differ
@@ -34,7 +36,24 @@ LOADERS = 4  # processes that prepare batches beside a GPU
 LOSS_ALONE = {"fused_linear_cross_entropy": True, "cross_entropy": False, "rms_norm": False, "rope": False, "swiglu": False}
 QUIET = "ignore::FutureWarning:torch.distributed.c10d_logger"  # DeepSpeed's reduce_scatter_tensor, warned of at each call by torch 2.13
 DISK = 48  # bytes a weight where all are trained: three checkpoints (itself, Adam's two moments), the run's model, the output, DVC's cache
+CUT = {"batch", "disable_gradient_checkpointing", "gradient_accumulation_steps", "per_device_train_batch_size"}  # how a step is cut, not what it learns
 OURS = {"batch", "deepspeed", "gpus", "nodes"}  # parameters that LLaMA-Factory does not know, or takes in another form
+
+
+class Params(ParamsFile):
+    adapter: Adapter
+
+
+class Edits:
+    """Tells once, while a training runs, that its parameters were edited."""
+
+    def __init__(self, params: Params) -> None:
+        self.params, self.told = params, False
+
+    def __call__(self) -> None:
+        if not self.told and (section := self.params.changed()):
+            self.told = True
+            print(f"adapter: warning: section {section} of params.yaml was edited: this training is put in place only if it is set back", file=sys.stderr, flush=True)
 
 
 def read_template(file: Path, zero: Path, adapter: Adapter) -> dict:
@@ -155,11 +174,13 @@ def need_free(cut: Plan, gpus: int) -> None:
 
 
 def run_folder(adapter: Adapter, *known: Any) -> Path:
-    """Return the folder of a training that `adapter`, our training code and all that is `known` name.
+    """Return the folder of a training that `adapter`, our training code and all that is `known` name; a step cut otherwise is the same step.
 
     Several machines keep no checkpoints, so that theirs is empty, and each has its own, should they share a disk.
     """
-    run = work_folder("adapter", fingerprint(adapter.model_dump(), *known, *CODE, node()))
+    step = adapter.per_device_train_batch_size * adapter.gradient_accumulation_steps
+    counts = adapter.model_dump(exclude=CUT) | {"step": step}
+    run = work_folder("adapter", fingerprint(counts, *known, *CODE, node()))
     if adapter.nodes > 1:
         remove(run)
         run.mkdir()
@@ -213,18 +234,19 @@ def launched(adapter: Adapter, file: Path) -> tuple[list[str], dict[str, str]]:
     return [*line, "--module", "xinglin.training.llamafactory", str(file)], environment
 
 
-def train(config: dict, adapter: Adapter, cut: Plan, run: Path) -> None:
+def train(config: dict, params: Params, cut: Plan, run: Path) -> None:
     """Run LLaMA-Factory on `config` in processes of its own, unless it has already come to its end in `run`."""
     done = run / "done"
     if done.exists():
         return
+    adapter = params.adapter
     need_free(cut, adapter.gpus)
     file = run / "train.yaml"
     file.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
     if config["resume_from_checkpoint"]:
         print(f"adapter: going on from {config['resume_from_checkpoint']}", flush=True)
     command, environment = launched(adapter, file)
-    call(command, environment | {"HF_DATASETS_CACHE": str(run / "datasets")})
+    call(command, environment | {"HF_DATASETS_CACHE": str(run / "datasets")}, Edits(params))
     done.touch()
 
 
@@ -250,8 +272,8 @@ def write_curves(history: list[dict], folder: Path) -> None:
             writer.writerows([e["step"], round(e["epoch"], 4), round(e[key], 4)] for e in history if key in e)
 
 
-def summary(state: dict, results: dict, tokens_a_step: int) -> dict:
-    """Return what metrics.json says of training: steps, losses in nats a token, tokens, seconds since the last resumption, verdict.
+def summary(state: dict, tokens_a_step: int) -> dict:
+    """Return what metrics.json says of training: steps, losses in nats a token, tokens, verdict.
 
     `tokens_a_step`: of a step of packs, their padding counted; the state counts the tokens of dialogues only.
     """
@@ -264,13 +286,13 @@ def summary(state: dict, results: dict, tokens_a_step: int) -> dict:
         "best_validation_loss": best and round(best, 4),
         "last_validation_loss": losses[-1] and round(losses[-1], 4) if losses else None,
         "tokens": state["num_input_tokens_seen"] or state["global_step"] * tokens_a_step,
-        "seconds": round(results["train_runtime"], 1),
     } | verdict(training, validation)
 
 
 def main() -> None:
-    paths = arguments(__doc__, "base", "split", "template", "zero", "tokenizer", "out", "plots")
-    adapter = read_params().adapter
+    paths = start(__doc__, "base", "split", "template", "zero", "tokenizer", "out", "plots")
+    params = Params.read()
+    adapter = params.adapter
     record = read_json(paths.base)
     base = open_base(record, paths.tokenizer, loaded_as(adapter))
     cut = cut_step(record, base, adapter)
@@ -278,25 +300,28 @@ def main() -> None:
     run = run_folder(adapter, template, record["files"], paths.tokenizer, paths.split, paths.zero)
     if adapter.finetuning_type == "full" and not last_checkpoint(run):
         need_space(run, DISK * parameters(read_json(base / "config.json")), "training every weight, checkpoints and all,")
-    train(training_config(template, adapter, cut, base, paths.split, run), adapter, cut, run)
+    train(training_config(template, adapter, cut, base, paths.split, run), params, cut, run)
     if adapter.nodes > 1 and node():
         remove(run)
         print("adapter: this machine's part is done; the adapter is on the machine of NODE_RANK 0")
         return
     state = read_json(run / "trainer_state.json")
-    with whole(paths.out) as folder:
+    with atomic_path(paths.out) as folder:
         folder.mkdir()
         for name in kept(run, adapter):
             shutil.copyfile(run / name, folder / name)
         for name in TOKENIZER:  # not what LLaMA-Factory wrote, which only this version of transformers reads
             shutil.copyfile(paths.tokenizer / name, folder / name)
         name_base(folder / "adapter_config.json", record["model"])
+        params.ensure_unchanged()
     tokens_a_step = cut.batch * cut.accumulation * adapter.gpus * adapter.nodes * adapter.cutoff_len
-    found = summary(state, read_json(run / "train_results.json"), tokens_a_step)
-    with whole(paths.plots) as folder:
+    found = summary(state, tokens_a_step)
+    with atomic_path(paths.plots) as folder:
         folder.mkdir()
         write_curves(state["log_history"], folder)
         write_json(folder / "training.json", found)
+    seconds = read_json(run / "train_results.json")["train_runtime"]  # since the last resumption
+    write_timing("adapter", paths.plots / "training.csv", seconds=round(seconds, 1), tokens_per_second=round(found["tokens"] / seconds))
     print(f"adapter: {found['steps']} steps, best validation loss {found['best_validation_loss']} -> {paths.out}")
     print(f"adapter: {found['verdict']}: {found['reason']}; {found['advice']}")
     remove(run)

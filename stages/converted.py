@@ -13,23 +13,48 @@ from hashlib import blake2b
 from itertools import islice
 from multiprocessing.pool import AsyncResult
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import numpy as np
 import orjson
+from pydantic import model_validator
 from tqdm import tqdm
 
-from xinglin.cli import arguments, fail
+from xinglin.cli import fail, start
 from xinglin.dialogues.cleaning import clean, tidy
 from xinglin.dialogues.formats import SHAPES, Dialogue, Unusable, shape_of
 from xinglin.dialogues.reading import Broken, Record, records
 from xinglin.dialogues.rows import alpaca_row, texts_of
-from xinglin.files import whole, write_json
-from xinglin.params import Converted, read_params
+from xinglin.files import atomic_path, write_json
+from xinglin.params import Count, ParamsFile, Section, Share
 from xinglin.processes import workers
 
 SHOWN = 200  # characters of a rejected record that rejects.jsonl shows
 CHUNK = 2000  # records that a process converts at once
+
+
+class Converted(Section):
+    format: Literal["auto", "huatuo", "alpaca", "sharegpt", "messages", "csv"]
+    columns: dict[str, str] | None
+    output: Literal["jsonl", "json"]
+    system: str
+    max_dialogues: Count | None
+    max_turn_characters: Count
+    max_reject_rate: Share
+
+    @model_validator(mode="after")
+    def columns_suffice(self) -> "Converted":
+        if self.columns is None:
+            return self
+        if unknown := self.columns.keys() - {"title", "question", "answer", "department"}:
+            raise ValueError(f"columns: unknown {', '.join(unknown)}, expected title, question, answer or department")
+        if "answer" not in self.columns or not {"question", "title"} & self.columns.keys():
+            raise ValueError("columns must name at least an answer, and a question or a title")
+        return self
+
+
+class Params(ParamsFile):
+    converted: Converted
 
 
 @dataclass
@@ -244,19 +269,21 @@ def check(tally: Tally, converted: Converted, file: Path) -> None:
 
 
 def main() -> None:
-    paths = arguments(__doc__, "raw", "out")
-    converted, start = read_params().converted, time.perf_counter()
+    paths = start(__doc__, "raw", "out")
+    params, began = Params.read(), time.perf_counter()
+    converted = params.converted
     source = next(iter(sorted(paths.raw.glob("dialogues.*"))), None)
     if source is None:
         fail(f"{paths.raw}: no dialogues: run 'dvc repro raw' to fetch them")
-    with whole(paths.out) as folder:
+    with atomic_path(paths.out) as folder:
         folder.mkdir()
         rows, rejects = folder / f"dialogues.{converted.output}", folder / "rejects.jsonl"
         with rows.open("wb") as file, rejects.open("wb") as rejected:
             tally = write_rows(records(source), converted, file, rejected)
         check(tally, converted, source)
         write_json(folder / "stats.json", tally.stats())
-    seconds = time.perf_counter() - start
+        params.ensure_unchanged()
+    seconds = time.perf_counter() - began
     print(
         f"converted: {tally.raw} records -> {tally.converted} dialogues, {tally.reasons.total()} rejected, "
         f"{tally.duplicates} duplicates, {tally.raw / seconds:,.0f} records/s"

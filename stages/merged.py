@@ -11,26 +11,54 @@ sent as messages through the template inside the model: token ids must be equal,
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jinja2
 import numpy as np
 import yaml
+from pydantic import Field
 
 from xinglin.bases.dialects import both_dialects
 from xinglin.bases.folder import TOKENIZER, open_base
-from xinglin.cli import arguments, fail
-from xinglin.files import need_space, read_json, read_jsonl, remove, whole, write_json
-from xinglin.params import Decoding, Gate, Params, read_params
+from xinglin.cli import fail, start
+from xinglin.files import atomic_path, need_space, read_json, read_jsonl, remove, write_json
+from xinglin.params import Dtype, Format, ParamsFile, Part, Section
 from xinglin.processes import call
 from xinglin.serving import server
 from xinglin.serving.answers import logprobs, need_room
-from xinglin.serving.decoding import generation_config
+from xinglin.serving.decoding import Decoding, generation_config
+from xinglin.serving.settings import Predictions
+from xinglin.training.settings import Adapter
 
 # Mean difference of log-probabilities (nats a token) that rounding explains. A merge rounds W + BA once to the weights'
 # precision, and so is a model rounded that was tuned in every weight: relative error 2^-24, 2^-11, 2^-8 for these. The
 # embedded base moves by about 0.02 in bfloat16; a template or tokenizer that differs moves by tenths of a nat.
 TOLERANCE = {"float32": 0.002, "float16": 0.01, "bfloat16": 0.06}
+
+
+class Gate(Section):
+    scores: dict[str, float]
+    gains: dict[str, float]
+
+
+class Merged(Section):
+    gate: Gate
+    dtype: Dtype
+    tolerance: Annotated[float, Field(gt=0)] | None
+    exports: list[Format]
+
+
+class Source(Part):
+    source: str
+    dataset: str
+
+
+class Params(ParamsFile):
+    adapter: Adapter
+    decoding: Decoding
+    merged: Merged
+    predictions: Predictions
+    raw: Source
 
 
 def shortfalls(metrics: dict, gate: Gate) -> list[str]:
@@ -154,8 +182,8 @@ def card(template: Path, **facts: Any) -> str:
 
 
 def main() -> None:
-    paths = arguments(__doc__, "base", "adapter", "predictions", "metrics", "template", "card", "tokenizer", "out")
-    params = read_params()
+    paths = start(__doc__, "base", "adapter", "predictions", "metrics", "template", "card", "tokenizer", "out")
+    params = Params.read()
     metrics = read_json(paths.metrics)
     if short := shortfalls(metrics, params.merged.gate):
         fail(f"gate: {'; '.join(short)}: nothing was merged")
@@ -165,12 +193,13 @@ def main() -> None:
     need_room(record, base, dtype, "merged")
     need_space(Path("."), 3 * sum(file["bytes"] for file in record["files"].values()), "the merged model and its copy in DVC's cache")
     template = yaml.safe_load(paths.template.read_text(encoding="utf-8"))
-    with whole(paths.out) as folder:
+    with atomic_path(paths.out) as folder:
         export(export_config(template, params, base, paths.adapter, folder), folder)
         put_files(base, paths.tokenizer, folder, params.decoding)
         found = parity(folder, paths.predictions, params, base)
         write_json(folder / "parity.json", found)
         (folder / "README.md").write_text(card(paths.card, base=record, metrics=metrics, params=params, parity=found), encoding="utf-8")
+        params.ensure_unchanged()
     print(f"merged: gate passed, log-probabilities moved by {found['mean']:.4f} nats a token ({found['tolerance']:g} allowed) -> {paths.out}")
 
 

@@ -9,11 +9,21 @@ answer by answer in a review.
 
 from pathlib import Path
 
-from xinglin.cli import arguments, fail
+from xinglin.cli import fail, start
 from xinglin.files import read_json, write_csv, write_json
-from xinglin.params import read_params
+from xinglin.params import ParamsFile, Part
 from xinglin.scoring.intervals import summarise
 from xinglin.scoring.scores import MEANING, MODELS, NAMES, RATES, diversity, pairs, scored
+from xinglin.scoring.settings import Metrics
+
+
+class Scored(Part):
+    part: str
+
+
+class Params(ParamsFile):
+    metrics: Metrics
+    predictions: Scored
 
 
 def show(found: dict) -> str:
@@ -34,8 +44,8 @@ def show(found: dict) -> str:
 
 
 def main() -> None:
-    paths = arguments(__doc__, "predictions", "training", "out", "answers", "plots")
-    params = read_params()
+    paths = start(__doc__, "predictions", "training", "out", "answers", "plots")
+    params = Params.read()
     if (model := params.metrics.embedding_model) and not Path(model).expanduser().is_dir():
         fail(f"metrics.embedding_model: {model}: no such folder", 2)
     rows = pairs(paths.predictions)
@@ -44,7 +54,8 @@ def main() -> None:
     found = summarise(values["base"], values["tuned"], params.metrics, names)
     for model in MODELS:
         found[model] |= diversity(rows[model])
-    found |= {"part": params.predictions.part, "speed": read_json(paths.predictions / "speed.json"), "training": read_json(paths.training)}
+    found |= {"part": params.predictions.part, "training": read_json(paths.training)}
+    params.ensure_unchanged()
     write_csv(paths.answers, ["id", "model", *names, *RATES], (
         [row["id"], model, *(round(value, 4) for value in line[: len(names)]), *map(int, line[len(names) :])]
         for model in MODELS for row, line in zip(rows[model], values[model].tolist(), strict=True)

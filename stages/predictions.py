@@ -11,9 +11,9 @@ killed run asks for the missing ones only.
 import time
 
 from xinglin.bases.folder import open_base
-from xinglin.cli import arguments
-from xinglin.files import fingerprint, read_json, remove, whole, work_folder, write_json, write_jsonl
-from xinglin.params import read_params
+from xinglin.cli import start
+from xinglin.files import atomic_path, fingerprint, read_json, remove, work_folder, write_jsonl
+from xinglin.params import ParamsFile
 from xinglin.serving.answers import (
     MODELS,
     answer_all,
@@ -28,12 +28,19 @@ from xinglin.serving.answers import (
     what_counts,
 )
 from xinglin.serving.client import answered
-from xinglin.serving.decoding import described
+from xinglin.serving.decoding import Decoding, described
+from xinglin.serving.settings import Predictions
+from xinglin.timings import write_timing
+
+
+class Params(ParamsFile):
+    decoding: Decoding
+    predictions: Predictions
 
 
 def main() -> None:
-    paths = arguments(__doc__, "base", "adapter", "split", "tokenizer", "out")
-    params = read_params()
+    paths = start(__doc__, "base", "adapter", "split", "tokenizer", "out")
+    params = Params.read()
     predictions = params.predictions
     record = read_json(paths.base)
     base, groups = open_base(record, paths.tokenizer), shifts(predictions, paths.adapter)
@@ -48,23 +55,24 @@ def main() -> None:
     rows, seconds = {}, 0.0
     for models in groups:
         with endpoints(predictions, base, paths.adapter, work / "vllm.log", models) as urls:
-            start = time.perf_counter()
+            began = time.perf_counter()
             for model in models:
                 answer_all(urls, model, asked, work / f"{model}.jsonl", predictions, params.decoding)
                 found = answered(work / f"{model}.jsonl")
                 rows[model] = [found[sample["id"]] for sample in asked]
-            seconds += time.perf_counter() - start
+            seconds += time.perf_counter() - began
             if "tuned" in models:
                 told = [row for row in rows["tuned"] if row["prediction"] and has_room(row, predictions)]
                 parity = logprobs(urls[0], "tuned", told[: predictions.parity_samples])
     fresh = sum(map(len, rows.values())) - before
     speed = measured(work, rows, seconds, fresh)
-    with whole(paths.out) as folder:
+    with atomic_path(paths.out) as folder:
         folder.mkdir()
         for model in MODELS:
             write_jsonl(folder / f"{model}.jsonl", rows[model])
         write_jsonl(folder / "logprobs.jsonl", parity)
-        write_json(folder / "speed.json", speed)
+        params.ensure_unchanged()
+    write_timing("predictions", paths.out / "tuned.jsonl", **speed)
     if predictions.base_url:
         remove(work)  # what that server holds is not part of KEY
     rate = f"{speed['samples_per_second']} a second"

@@ -6,11 +6,15 @@ Usage: stages/run raw --sample data/sample/dialogues.jsonl --out data/raw
 import shutil
 from pathlib import Path
 
-from xinglin.cli import arguments, fail
+from xinglin.cli import fail, start
 from xinglin.dialogues.reading import suffixes
-from xinglin.files import need_space, whole
-from xinglin.hubs import fetch_data
-from xinglin.params import Raw, read_params
+from xinglin.files import atomic_path, need_space
+from xinglin.hubs import Raw, fetch_data
+from xinglin.params import ParamsFile
+
+
+class Params(ParamsFile):
+    raw: Raw
 
 
 def source(raw: Raw, sample: Path) -> Path:
@@ -23,8 +27,9 @@ def source(raw: Raw, sample: Path) -> Path:
 
 
 def main() -> None:
-    paths = arguments(__doc__, "sample", "out")
-    raw = read_params().raw
+    paths = start(__doc__, "sample", "out")
+    params = Params.read()
+    raw = params.raw
     file = source(raw, paths.sample)
     if not file.is_file():
         fail(f"raw.path: {file}: no such file")
@@ -33,9 +38,10 @@ def main() -> None:
     if not size:
         fail(f"raw.path: {file}: the file is empty")
     need_space(Path("."), 2 * size, "a copy of the source and its conversion")
-    with whole(paths.out) as folder:
+    with atomic_path(paths.out) as folder:
         folder.mkdir()
         shutil.copyfile(file, folder / f"dialogues{ending}")
+        params.ensure_unchanged()
     print(f"raw: {file} -> {paths.out}, {size / 1e6:.1f} MB")
 
 

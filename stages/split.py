@@ -6,22 +6,47 @@ Usage: stages/run split --converted data/converted --out data/split
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import orjson
+from pydantic import Field, model_validator
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from xinglin.cli import arguments, fail
+from xinglin.cli import fail, start
 from xinglin.dialogues.rows import texts_of
-from xinglin.files import read_json, whole, write_json
+from xinglin.files import atomic_path, read_json, write_json
 from xinglin.leakage.links import Texts, compared, equal_links, near_links
 from xinglin.leakage.similarity import gram_overlap, plain, smallest_grams
-from xinglin.params import Split, read_params
+from xinglin.params import ParamsFile, Section, Seed
 
 SIDES = ("train", "val", "test")  # from the least to the most held out
 COLUMNS = {"prompt": "instruction", "query": "input", "response": "output", "system": "system", "history": "history"}
 DEPARTMENTS = 10  # that the report names
+
+
+class Ratios(Section):
+    train: Annotated[float, Field(gt=0, lt=1)]
+    val: Annotated[float, Field(gt=0, lt=1)]
+    test: Annotated[float, Field(gt=0, lt=1)]
+
+    @model_validator(mode="after")
+    def sum_is_one(self) -> "Ratios":
+        total = self.train + self.val + self.test
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"train + val + test must be 1, not {total:g}")
+        return self
+
+
+class Split(Section):
+    ratios: Ratios
+    seed: Seed
+    near_duplicate_threshold: Annotated[float, Field(gt=0, le=1)]
+
+
+class Params(ParamsFile):
+    split: Split
 
 
 def draw(questions: list[str], split: Split) -> np.ndarray:
@@ -127,8 +152,9 @@ def write_split(lines: list[bytes], sides: np.ndarray, folder: Path) -> None:
 
 
 def main() -> None:
-    paths = arguments(__doc__, "converted", "out")
-    split, start = read_params().split, time.perf_counter()
+    paths = start(__doc__, "converted", "out")
+    params, began = Params.read(), time.perf_counter()
+    split = params.split
     lines = read_lines(paths.converted)
     rows = [orjson.loads(line) for line in lines]
     texts = compared(map(texts_of, rows))
@@ -138,11 +164,12 @@ def main() -> None:
     for name in SIDES:
         if not found["rows"][name]:
             fail(f"split.ratios.{name}: no dialogue of {len(rows)} falls into it: give more data or a larger share")
-    with whole(paths.out) as folder:
+    with atomic_path(paths.out) as folder:
         folder.mkdir()
         write_split(lines, sides, folder)
         write_json(folder / "report.json", found)
-    seconds = time.perf_counter() - start
+        params.ensure_unchanged()
+    seconds = time.perf_counter() - began
     print(f"split: {found['rows']} in {found['groups']} groups, overlap {overlap}, {len(rows) / seconds:,.0f} dialogues/s")
 
 

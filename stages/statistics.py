@@ -13,10 +13,10 @@ import pandas as pd
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from xinglin.cli import arguments, fail
+from xinglin.cli import fail, start
 from xinglin.dialogues.rows import messages, texts_of
-from xinglin.files import read_json, read_jsonl, whole, write_json
-from xinglin.params import read_params
+from xinglin.files import atomic_path, read_json, read_jsonl, write_json
+from xinglin.params import ParamsFile, Part
 
 PARTS = ("train", "val", "test")
 SAMPLED = 20_000  # dialogues at the most whose tokens and words are counted
@@ -26,6 +26,14 @@ SHOWN = 20  # topics
 READ = 1_000  # dialogues at the most whose tokens a character are looked at
 LEAST = 0.15  # of the tokens a character that Chinese has; English has a third
 PERCENTILES = (5, 50, 95, 99, 100)
+
+
+class Cutoff(Part):
+    cutoff_len: int
+
+
+class Params(ParamsFile):
+    adapter: Cutoff
 
 
 def sample(rows: list[dict]) -> list[dict]:
@@ -101,8 +109,9 @@ def turns(parts: dict[str, list[dict]]) -> pd.DataFrame:
 def main() -> None:
     import jieba
 
-    paths = arguments(__doc__, "split", "tokenizer", "check", "out")
-    adapter = read_params().adapter
+    paths = start(__doc__, "split", "tokenizer", "check", "out")
+    params = Params.read()
+    adapter = params.adapter
     jieba.setLogLevel(logging.WARNING)
     parts = {name: read_jsonl(paths.split / f"{name}.jsonl") for name in PARTS}
     rows = sample([row for part in parts.values() for row in part])
@@ -124,13 +133,14 @@ def main() -> None:
         "vocabulary": {"characters": len(characters), "words": len(words), "tokens": len({token for ids in tokens for token in ids})},
         "cutoff_len": json.loads(cut.set_index("cutoff_len").to_json(orient="index")),
     }
-    with whole(paths.out) as folder:
+    with atomic_path(paths.out) as folder:
         folder.mkdir(parents=True)
         write_json(folder / "stats.json", found)
         cut.to_csv(folder / "cutoff_len.csv", index=False)
         turns(parts).to_csv(folder / "turns.csv", index=False)
         topics(rows).to_csv(folder / "topics.csv", index=False)
         histogram({"questions": questions, "answers": answers}).to_csv(folder / "characters.csv", index=False)
+        params.ensure_unchanged()
     present = cut.set_index("cutoff_len").loc[adapter.cutoff_len]
     print(f"statistics: {found['dialogues']} dialogues, median {found['tokens']['dialogue']['p50']} tokens; "
           f"cutoff_len {adapter.cutoff_len} cuts {present['cut']:.1%} of them and {present['lost']:.1%} of the tokens -> {paths.out}")  # fmt: skip

@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, sync_playwright
 from ruamel.yaml import YAML
 
 from bench import bases
-from xinglin.params import Params
+from tools.params import Params
 
 hypothesis.settings.register_profile("same", derandomize=True)  # `make test` tries the same cases each time, `make soak` new ones
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
@@ -109,13 +109,6 @@ def module_of(name: str) -> str:
     return f"stages.{name}" if (ROOT / "stages" / f"{name}.py").is_file() else f"evaluations.{name}"
 
 
-@pytest.fixture(autouse=True)
-def no_checks_of_another_test() -> None:
-    from xinglin import files
-
-    files.CHECKS.clear()
-
-
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """Give a function that makes the current folder one with params.yaml, changed by `{"section.key": value}`."""
@@ -134,7 +127,7 @@ def stage(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> Call
     import importlib
     import signal
 
-    from xinglin import cli, files
+    from xinglin import cli
 
     monkeypatch.setattr(cli, "die_with_parent", lambda parent=None: None)
     before = signal.getsignal(signal.SIGTERM)
@@ -142,7 +135,6 @@ def stage(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> Call
     def call(name: str, **paths: str | Path) -> SimpleNamespace:
         words = [word for key, value in paths.items() for word in (f"--{key}", str(value))]
         monkeypatch.setattr("sys.argv", [name, *words])
-        files.CHECKS.clear()
         status = 0
         try:
             importlib.import_module(module_of(name)).main()

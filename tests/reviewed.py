@@ -16,7 +16,7 @@ from xinglin.scoring.scores import RATES
 
 NEEDED = (
     "Makefile", *(f"tools/{name}.py" for name in ("changes", "diff", "experiments", "revisions")),
-    *(f"xinglin/{name}.py" for name in ("cli", "files", "params", "processes", "scoring/intervals", "scoring/scores")),
+    *(f"xinglin/{name}.py" for name in ("cli", "files", "params", "processes", "scoring/intervals", "scoring/scores", "scoring/settings")),
 )  # fmt: skip
 GRAPH = {"stages": {name: {"cmd": "true", "outs": [f"data/{name}"]} for name in ("split", "predictions")}}
 HOSTILE = "痛 @everyone <script>alert(1)</script></details>\n\n| a | b |\n\n# 大字 ```\n<img src=x onerror=alert(1)> [这里](http://evil) \u202e" + "长" * 300

@@ -79,11 +79,11 @@ def test_only_the_adapter_or_only_the_tuned_model_is_kept(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_llamafactory_accepts_the_template_alone_and_laid_over(tmp_path):
+def test_llamafactory_accepts_the_template_with_the_parameters_over_it(tmp_path):
     from llamafactory.hparams import get_train_args
 
     cpu = {"use_cpu": True, "bf16": False, "output_dir": str(tmp_path / "out"), "model_name_or_path": str(ROOT / "models" / "tiny")}
-    for known in (TEMPLATE, config(tmp_path, {}), config(tmp_path, {"finetuning_type": "full"})):
+    for known in (config(tmp_path, {}), config(tmp_path, {"finetuning_type": "full"})):
         _, data, training, finetuning, _ = get_train_args(known | cpu | {"resume_from_checkpoint": None})
         assert data.template == "qwen" and finetuning.lora_rank == 8 and training.load_best_model_at_end
     assert finetuning.finetuning_type == "full"
@@ -226,3 +226,10 @@ def test_the_adapter_names_its_base_as_the_hub_does_not_by_a_folder_of_this_mach
     assert json.loads(file.read_text()) == {"base_model_name_or_path": "Qwen/Qwen3-4B", "r": 8}
     adapter.name_base(tmp_path / "none.json", "Qwen/Qwen3-4B")
     assert not (tmp_path / "none.json").exists()
+
+
+def test_what_params_yaml_holds_stands_in_no_template():
+    export = yaml.safe_load((ROOT / "templates" / "export.yaml").read_text(encoding="utf-8"))
+    sections = params_with().model_dump()
+    for template in (TEMPLATE, export):
+        assert not template.keys() & (sections["adapter"].keys() | sections["merged"].keys() | sections["split"].keys())

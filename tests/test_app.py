@@ -289,7 +289,10 @@ def test_every_reply_has_an_id_and_the_headers_of_a_careful_server(app):
 
 def test_the_log_has_a_line_a_request_and_nobodys_words(app, folder):
     post(app, {"messages": [{"role": "user", "content": "我的秘密病史是痛风"}]}, headers={"X-Request-ID": "find-me"})
-    log = (folder / "app.log").read_text()
+    deadline = time.monotonic() + 10
+    while "find-me" not in (log := (folder / "app.log").read_text()):  # it is written when the reply has gone
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     line = json.loads(next(line for line in log.splitlines() if "find-me" in line))
     assert (line["route"], line["status"], line["event"]) == ("/v1/chat/completions", 200, "request")
     assert "秘密病史" not in log and "痛风" not in log

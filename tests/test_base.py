@@ -6,11 +6,11 @@ import pytest
 
 from tests.conftest import ROOT, default_params
 from xinglin.bases import record
-from xinglin.params import Base
+from xinglin.hubs import Base
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 TINY = ROOT / "models" / "tiny"
-OUT = {"out": "base.json", "tokenizer": "tokenizer", "check": "check.json"}
+OUT = {"out": "base.json", "files": "base_files.json", "tokenizer": "tokenizer", "check": "check.json"}
 
 
 def test_base_json_names_the_folder_and_each_files_checksum(workplace, stage):
@@ -18,6 +18,7 @@ def test_base_json_names_the_folder_and_each_files_checksum(workplace, stage):
     assert stage("base", tiny=TINY, **OUT).status == 0
     found = json.loads((folder / "base.json").read_text())
     assert found["files"]["config.json"]["sha256"] == hashlib.sha256((TINY / "config.json").read_bytes()).hexdigest()
+    assert json.loads((folder / "base_files.json").read_text()) == found["files"]
     assert "model.safetensors" in found["files"] and "pretrain.py" not in found["files"]
 
 

@@ -9,8 +9,8 @@ import pytest
 from bench import gpu_serving, quality, synthetic
 from bench.app import EVENTS, Stream
 from tests.conftest import ROOT
-from xinglin.params import Metrics
 from xinglin.scoring.scores import NAMES
+from xinglin.scoring.settings import Metrics
 
 
 def test_no_conversation_is_asked_twice(tmp_path):

@@ -11,9 +11,10 @@ from xinglin import cli, files, hardware
 
 POOL = """
 import sys, time
-from xinglin.cli import arguments, workers
+from xinglin.cli import start
+from xinglin.processes import workers
 sys.argv = ["stage"]
-arguments("")
+start("")
 with workers() as pool:
     for _ in range(50):
         pool.apply_async(time.sleep, (60,))
@@ -24,9 +25,10 @@ with workers() as pool:
 
 KILLED = """
 import os, signal, sys
-from xinglin.cli import arguments, workers
+from xinglin.cli import start
+from xinglin.processes import workers
 sys.argv = ["stage"]
-arguments("")
+start("")
 with workers() as pool:
     pool.apply_async(os.kill, (0, 0)).get()
     print(len(pool.map(abs, range(99))), flush=True)
@@ -59,7 +61,7 @@ def test_a_process_whose_parent_died_before_it_asked_to_die_with_it_ends():
 
 def test_an_output_is_put_in_its_place_whole_or_not_at_all(tmp_path):
     (tmp_path / "out").write_text("before")
-    with pytest.raises(ValueError, match="half"), files.whole(tmp_path / "out") as new:
+    with pytest.raises(ValueError, match="half"), files.atomic_path(tmp_path / "out") as new:
         new.write_text("ha")
         raise ValueError("half")
     assert (tmp_path / "out").read_text() == "before" and [file.name for file in tmp_path.iterdir()] == ["out"]
@@ -70,7 +72,7 @@ def test_a_folder_that_was_there_stays_until_the_new_one_is_in_its_place(tmp_pat
     (tmp_path / "out" / "old").touch()
 
     def filled(name):
-        with files.whole(tmp_path / "out") as new:
+        with files.atomic_path(tmp_path / "out") as new:
             new.mkdir()
             (new / name).touch()
 

@@ -15,16 +15,21 @@ def test_validation_that_still_falls_was_cut_short():
 
 
 def test_validation_that_stands_still_has_converged():
-    assert verdict(FALLING, [(10, 3.1), (20, 2.6), (30, 2.5), (40, 2.49)])["verdict"] == "converged"
-    assert verdict(FALLING, [(10, 3.1), (20, 2.5), (30, 2.49), (40, 2.50)])["verdict"] == "converged"  # a rise within noise
+    assert verdict(FALLING, [(10, 3.1), (20, 2.6), (30, 2.5), (60, 2.49)])["verdict"] == "converged"
+    assert verdict(FALLING, [(10, 3.1), (20, 2.5), (30, 2.49), (60, 2.50)])["verdict"] == "converged"  # a rise within noise
 
 
 def test_a_short_training_that_stands_still_is_told_to_take_smaller_steps():
     def advice(last):
         return verdict(FALLING, [(10, 3.1), (20, 2.5), (last, 2.49)])["advice"]
 
-    assert "so few steps (499)" in advice(499) and "learning_rate" in advice(499)
-    assert "steps" not in advice(500)
+    assert "of 499 steps, first try a smaller adapter.per_device_train_batch_size" in advice(499)
+    assert "steps" not in advice(500) and "batch" not in advice(500)
+
+
+def test_a_handful_of_steps_never_converged():
+    found = verdict(FALLING, [(2, 3.1), (3, 2.5), (4, 2.5)])
+    assert found["verdict"] == "too few steps" and "4 steps say nothing" in found["reason"]
 
 
 def test_both_losses_rising_is_divergence():

@@ -7,9 +7,8 @@ import sys
 import pytest
 
 from tests.conftest import params_with
-from xinglin.params import Decoding
 from xinglin.serving import server
-from xinglin.serving.decoding import described, fields, filled, generation_config, scored
+from xinglin.serving.decoding import Decoding, described, fields, filled, generation_config, scored
 
 GREEDY = params_with().decoding
 SAMPLED = Decoding(temperature=0.7, top_p=0.8, top_k=20, repetition_penalty=1.05, seed=7)

@@ -147,8 +147,8 @@ def sitting(workplace, stage, monkeypatch, tiny_tokenizer):
         params = params_with({"predictions.base_url": url, "predictions.concurrency": 1})  # so that what was seen is known
         section = exam.Exam(**{"path": file and str(file), "max_questions": None} | changes)
         names = ("metrics", "predictions", "adapter", "split", "decoding")
-        chosen = SimpleNamespace(exam=section, **{name: getattr(params, name) for name in names})
-        monkeypatch.setattr(exam, "read_params", lambda: chosen)
+        chosen = SimpleNamespace(exam=section, ensure_unchanged=lambda: None, **{name: getattr(params, name) for name in names})
+        monkeypatch.setattr(exam.Params, "read", lambda: chosen)
         paths = {"base": "base.json", "adapter": "split", "split": "split", "tokenizer": tiny_tokenizer}
         done = stage("exam", **paths, out="exam.jsonl", metrics="evaluations/exam.json")
         written = folder / "evaluations" / "exam.json"

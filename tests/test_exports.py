@@ -14,8 +14,8 @@ from evaluations import exports, llama, quantized
 from tests.conftest import ROOT, Project, params_with
 from xinglin.bases.tokenizer import dialogues, prepare
 from xinglin.files import read_json, write_json
-from xinglin.params import Metrics
 from xinglin.scoring.scores import NAMES, RATES
+from xinglin.scoring.settings import Metrics
 from xinglin.serving.decoding import generation_config
 
 TEMPLATES = ("qwen", "qwen3_nothink", "deepseekr1")

@@ -156,7 +156,7 @@ def test_a_full_disk_in_each_stage_is_told_and_nothing_is_half_written(tmp_path)
                 except OSError:
                     pass
             done = project.run(*shlex.split(stage["cmd"]), expect=None, TMPDIR=str(disk))
-            outs = [next(iter(out)) if isinstance(out, dict) else out for out in stage.get("outs", []) + stage.get("metrics", [])]
+            outs = [next(iter(out)) if isinstance(out, dict) else out for kind in ("outs", "metrics", "plots") for out in stage.get(kind, [])]
             assert done.returncode != 0 and ("No space left" in done.stdout or "GB of disk" in done.stdout), (name, done.stdout[-2000:])
             assert done.stdout.strip().splitlines()[-1].startswith("error: "), (name, done.stdout[-2000:])
             assert name == "statistics" or not any((project.folder / out).exists() for out in outs if "plots" not in out and out != "metrics.json"), name

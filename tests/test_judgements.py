@@ -87,8 +87,8 @@ def judge(workplace, stage, monkeypatch):
             ]
             (folder / "predictions" / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         params = params_with()
-        chosen = SimpleNamespace(judgements=section(url, **changes), metrics=params.metrics, predictions=params.predictions)
-        monkeypatch.setattr(judgements, "read_params", lambda: chosen)
+        chosen = SimpleNamespace(judgements=section(url, **changes), metrics=params.metrics, predictions=params.predictions, ensure_unchanged=lambda: None)
+        monkeypatch.setattr(judgements.Params, "read", lambda: chosen)
         template = ROOT / "templates" / "judge.txt"
         done = stage("judgements", predictions="predictions", template=template, out="judgements.jsonl", metrics="evaluations/judgements.json")
         file = folder / "evaluations" / "judgements.json"

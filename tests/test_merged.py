@@ -4,8 +4,8 @@ import shutil
 import pytest
 
 from stages import merged
+from stages.merged import Gate
 from tests.conftest import ROOT, params_with
-from xinglin.params import Gate
 
 METRICS = {
     "part": "test",

@@ -37,7 +37,6 @@ def predictions(folder, base, tuned):
     for name, texts in (("base", base), ("tuned", tuned)):
         rows = [{"id": str(i), "reference": "多喝温水，注意休息。", "prediction": t, "finish_reason": "stop"} for i, t in enumerate(texts)]
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    (folder / "speed.json").write_text("{}")
 
 
 def test_the_stage_writes_metrics_and_the_plot(workplace, stage):

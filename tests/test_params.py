@@ -1,8 +1,16 @@
+import os
+import shutil
+import subprocess
+import sys
+from functools import partial
+
 import pytest
 
 from tests.conftest import ROOT, default_params
-from xinglin.files import whole
-from xinglin.params import read_params
+from tools.params import read_params
+from xinglin.files import atomic_path
+from xinglin.params import ParamsFile
+from xinglin.training.settings import Adapter
 
 
 @pytest.mark.parametrize(
@@ -63,17 +71,45 @@ def test_what_is_not_yaml_is_one_line(tmp_path, capsys):
     assert end.value.code == 2 and capsys.readouterr().err.count("\n") == 1
 
 
+class Adapters(ParamsFile):
+    adapter: Adapter
+
+
 def test_parameters_that_change_while_a_stage_runs_put_nothing_in_place(workplace, capsys):
     folder = workplace()
-    read_params()
-    workplace({"serve.port": 9999, "app.port": 9998})  # no stage reads these
-    with whole(folder / "out") as new:
+    params = Adapters.read()
+    workplace({"serve.port": 9999, "split.seed": 1})  # which the stage does not read
+    with atomic_path(folder / "out") as new:
         new.write_text("made")
+        params.ensure_unchanged()
     workplace({"adapter.lora_rank": 32})
-    with pytest.raises(SystemExit), whole(folder / "out") as new:
+    with pytest.raises(SystemExit), atomic_path(folder / "out") as new:
         new.write_text("made with rank 8")
+        params.ensure_unchanged()
     assert "section adapter changed while this ran" in capsys.readouterr().err
     assert (folder / "out").read_text() == "made" and not list(folder.glob(".*.part"))
+
+
+def test_a_stage_checks_the_sections_that_it_reads_and_no_other(workplace, capsys):
+    workplace({"serve.port": "high", "adapter.lora_rank": 16})
+    assert Adapters.read().adapter.lora_rank == 16
+    workplace({"adapter.lora_rnk": 16})
+    with pytest.raises(SystemExit):
+        Adapters.read()
+    assert "adapter.lora_rnk: unknown parameter, did you mean 'lora_rank'?" in capsys.readouterr().err
+
+
+def test_a_typo_in_any_section_ends_the_first_stage(tmp_path):
+    (tmp_path / "data").symlink_to(ROOT / "data")
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text(encoding="utf-8").replace("lora_rank:", "lora_rnk:"), encoding="utf-8")
+    line = [sys.executable, "-m", "tools.run", "stages.raw", "--sample", "data/sample/dialogues.jsonl", "--out", "raw"]
+    run = partial(subprocess.run, line, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    done = run()
+    assert done.returncode == 2 and done.stderr == "error: params.yaml: adapter.lora_rnk: unknown parameter, did you mean 'lora_rank'?\n"
+    assert not (tmp_path / "raw").exists()
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    assert run().returncode == 0 and (tmp_path / "raw").is_dir()
+    assert run().returncode == 0, "checked once, and not again"
 
 
 def test_every_key_is_commented_with_a_question():

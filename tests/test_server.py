@@ -29,10 +29,10 @@ def test_a_server_that_fails_to_start_shows_its_log_and_leaves_no_process(tmp_pa
 STARTING = """
 import sys
 from pathlib import Path
-from xinglin.files import arguments
-from stages import server
+from xinglin.cli import start
+from xinglin.serving import server
 sys.argv = ["stage"]
-arguments("")
+start("")
 with server.running("models/tiny", Path(sys.stdin.readline().strip())):
     pass
 """

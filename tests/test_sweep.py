@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import ROOT
 from tools import best, sweep
 from tools.experiments import Experiment, flat
-from xinglin.params import read_params
+from tools.params import read_params
 
 
 def drawn(words: str, name: str, runs: int, seed: int = 42) -> list[dict]:
@@ -85,7 +85,7 @@ def experiment(name: str, scores: list[float], **settings) -> Experiment:
     metrics = {
         "part": "val", "tuned": {"rouge-l": sum(scores) / len(scores)}, "gain": {"rouge-l": 1.0},
         "intervals": {"gain": {"rouge-l": {"low": 0.5, "high": 1.5}}},
-        "training": {"seconds": 12.3, "tokens": 4567, "verdict": "cut short"},
+        "training": {"tokens": 4567, "verdict": "cut short"},
     }  # fmt: skip
     return Experiment(name, settings, metrics, {str(i): {"rouge-l": score} for i, score in enumerate(scores)})
 

@@ -11,13 +11,13 @@ import pytest
 from bench import gpu_answering, pipeline
 from tests.conftest import ROOT, default_params, params_with
 from tools import board, doctor, profile, serve, table
-from xinglin.params import Decoding, read_params
-from xinglin.serving.decoding import generation_config
+from tools.params import read_params
+from xinglin.serving.decoding import Decoding, generation_config
 
 PROFILES = sorted(file.stem for file in (ROOT / "profiles").glob("*.yaml"))
 
 
-def lay(monkeypatch, folder, name):
+def overlay(monkeypatch, folder, name):
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copytree(ROOT / "profiles", folder / "profiles", dirs_exist_ok=True)
     if not (folder / "params.yaml").exists():
@@ -29,7 +29,7 @@ def lay(monkeypatch, folder, name):
 
 @pytest.mark.parametrize("name", PROFILES)
 def test_a_profile_fits_and_keeps_every_comment(monkeypatch, tmp_path, name):
-    lay(monkeypatch, tmp_path, name)
+    overlay(monkeypatch, tmp_path, name)
     found = read_params(tmp_path / "params.yaml")
     assert found.adapter.lora_alpha == 2 * found.adapter.lora_rank == 16
 
@@ -43,23 +43,23 @@ def test_a_profile_fits_and_keeps_every_comment(monkeypatch, tmp_path, name):
 
 def test_profiles_set_the_same_keys_so_that_none_leaves_its_own_behind(monkeypatch, tmp_path):
     for name in PROFILES:
-        lay(monkeypatch, tmp_path / name, name)
+        overlay(monkeypatch, tmp_path / name, name)
     alone = {name: read_params(tmp_path / name / "params.yaml") for name in PROFILES}
     for before, name in itertools.permutations(PROFILES, 2):
-        lay(monkeypatch, tmp_path / before, name)
-        assert read_params(tmp_path / before / "params.yaml") == alone[name], before
-        lay(monkeypatch, tmp_path / before, before)
+        overlay(monkeypatch, tmp_path / before, name)
+        assert read_params(tmp_path / before / "params.yaml").model_dump() == alone[name].model_dump(), before
+        overlay(monkeypatch, tmp_path / before, before)
 
 
 def test_tiny_is_the_default_and_the_way_back(monkeypatch, tmp_path):
-    lay(monkeypatch, tmp_path, "deepseek-r1-7b")
-    lay(monkeypatch, tmp_path, "tiny")
+    overlay(monkeypatch, tmp_path, "deepseek-r1-7b")
+    overlay(monkeypatch, tmp_path, "tiny")
     assert read_params(tmp_path / "params.yaml").model_dump() == default_params()
 
 
 def test_a_profile_that_is_not_there_is_named_with_those_that_are(monkeypatch, tmp_path, capsys):
     with pytest.raises(SystemExit) as end:
-        lay(monkeypatch, tmp_path, "qwen9")
+        overlay(monkeypatch, tmp_path, "qwen9")
     line = capsys.readouterr().err
     assert end.value.code == 2 and "NAME=qwen9" in line and "qwen2.5-7b" in line
 

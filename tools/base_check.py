@@ -8,11 +8,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from xinglin.bases.check import file_problems, wanted
+from tools.params import read_params
+from xinglin.bases.check import Asked, file_problems, wanted
 from xinglin.bases.proof import proof, summary
 from xinglin.bases.record import locate, refuse
 from xinglin.cli import fail
-from xinglin.params import Base, read_params
+from xinglin.hubs import Base
 
 
 def named(model: str, known: Base, hub: str) -> Base:
@@ -32,7 +33,7 @@ def main() -> None:
     params = read_params()
     if not model:
         fail("MODEL=: which base? MODEL=FOLDER or MODEL=Qwen/Qwen3-4B", 2)
-    want = wanted(params)
+    want = wanted(Asked.read())
     if template := os.environ.get("TEMPLATE"):
         want = want._replace(template=template)
     folder = locate(named(model, params.base, os.environ.get("HUB", "")), Path("models/tiny"))

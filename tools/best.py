@@ -10,11 +10,11 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from tools.experiments import flat
+from tools.params import read_params
 from tools.profile import PARAMS, editor
 from tools.sweep import DVC, ranked, show
 from xinglin.cli import fail
-from xinglin.files import whole
-from xinglin.params import read_params
+from xinglin.files import atomic_path
 
 
 def apply(settings: dict, file: Path) -> dict:
@@ -29,7 +29,7 @@ def apply(settings: dict, file: Path) -> dict:
         for section in sections:
             block = block[section]
         block[last] = value
-    with whole(file) as new:
+    with atomic_path(file) as new:
         yaml.dump(params, new)
         read_params(new)
     return changed

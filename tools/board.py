@@ -9,10 +9,11 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+from tools.params import read_params
 from xinglin.bases.folder import open_base
 from xinglin.cli import fail
 from xinglin.files import read_json
-from xinglin.params import Decoding, read_params
+from xinglin.serving.decoding import Decoding
 
 ADAPTER, SPLIT = Path("models/adapter"), Path("data/split")
 BASE, TOKENIZER = Path("models/base.json"), Path("models/tokenizer")

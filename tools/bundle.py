@@ -14,7 +14,7 @@ from pathlib import Path
 
 from xinglin.bases.folder import recorded
 from xinglin.cli import fail
-from xinglin.files import read_json, whole
+from xinglin.files import atomic_path, read_json
 
 DVC = f"{sys.prefix}/bin/dvc"
 PIP = "pip==26.0.1"
@@ -39,7 +39,7 @@ def pack_base(out: Path) -> None:
     record = read_json(BASE)
     folder = recorded(record).resolve()
     if not in_git(folder, record["files"]):
-        with whole(out / "base") as part:
+        with atomic_path(out / "base") as part:
             shutil.copytree(folder, part)
 
 
@@ -74,7 +74,7 @@ def unpack(bundle: Path) -> None:
     if (bundle / "base").exists():
         folder = Path(os.path.expanduser(read_json(BASE)["path"]))
         if not folder.exists():
-            with whole(folder) as part:
+            with atomic_path(folder) as part:
                 shutil.copytree(bundle / "base", part)
     print("bundle: taken in; 'dvc repro' has nothing to do, 'make serve' works")
 

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import numpy as np
 
 from tools.revisions import Scores, Side, load_answers, load_metrics
-from xinglin.params import Metrics
 from xinglin.scoring.intervals import interval
+from xinglin.scoring.settings import Metrics
 
 
 class Change(NamedTuple):

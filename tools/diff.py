@@ -28,14 +28,19 @@ from tools.revisions import (
     texts,
 )
 from xinglin.cli import fail
-from xinglin.params import Metrics, read_params
+from xinglin.params import ParamsFile
 from xinglin.scoring.scores import RATES
+from xinglin.scoring.settings import Metrics
 
 EXAMPLES = 5  # answers that got better, and as many that got worse
 SHOWN = 200  # characters of a text
 POINTS = 20  # of a curve: more would not be legible
 NONE = "–"
 MARK = "<!-- tools.diff -->"  # by it the workflows find the comment that they wrote before
+
+
+class Params(ParamsFile):
+    metrics: Metrics
 
 
 def short(text: str) -> str:
@@ -262,7 +267,7 @@ def main() -> None:
     parser.add_argument("--by", default="rouge-l", help="the metric of the first line and of the answers that are shown")
     asked = parser.parse_args()
     sides = revision(asked.before), revision(asked.after) if asked.after else Side("workspace", None)
-    print(review(sides, asked.by, read_params().metrics))
+    print(review(sides, asked.by, Params.read().metrics))
 
 
 if __name__ == "__main__":

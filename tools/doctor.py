@@ -12,8 +12,8 @@ from pathlib import Path
 
 import psutil
 
+from tools.params import Params, read_params
 from xinglin.hardware import cards, memory
-from xinglin.params import Params, read_params
 from xinglin.serving import server
 
 MISSING = "missing: run 'make setup'"

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from tools.params import read_params
 from xinglin.cli import fail
 from xinglin.dialogues.cleaning import tidy
 from xinglin.dialogues.formats import SHAPES, Unusable, shape_of
@@ -19,7 +20,6 @@ from xinglin.dialogues.rows import texts_of
 from xinglin.files import read_jsonl
 from xinglin.leakage.links import SHORT
 from xinglin.leakage.similarity import all_pairs, gram_overlap, plain
-from xinglin.params import read_params
 
 TRAIN = Path("data/split/train.jsonl")
 SHOWN = 5

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
+from tools.params import read_params
 from xinglin.cli import fail
-from xinglin.files import whole
-from xinglin.params import lay, load, read_params
+from xinglin.files import atomic_path
+from xinglin.params import load, overlay
 
 PROFILES = Path("profiles")
 PARAMS = Path("params.yaml")
@@ -32,8 +33,8 @@ def main() -> None:
         fail(f"NAME={name}: no such profile, expected one of {', '.join(names)}", 2)
     yaml = editor()
     params = yaml.load(PARAMS)
-    lay(load(PROFILES / f"{name}.yaml"), params, "profile")
-    with whole(PARAMS) as new:
+    overlay(load(PROFILES / f"{name}.yaml"), params, "profile")
+    with atomic_path(PARAMS) as new:
         yaml.dump(params, new)
         read_params(new)  # a profile that does not fit leaves params.yaml as it was
     print(f"profile: {name} laid over {PARAMS}: see 'git diff {PARAMS}', then run 'dvc repro'")

@@ -23,13 +23,15 @@ from markupsafe import Markup
 
 from tools import charts, doctor
 from xinglin.cli import fail
-from xinglin.files import read_json, whole
+from xinglin.files import atomic_path, read_json
 from xinglin.scoring.scores import MODELS, RATES, pairs
+from xinglin.timings import read_timing
 
 OUT = Path("report.html")
 METRICS = Path("metrics.json")
 ANSWERS = "plots/answers.csv"
 GRAPH = Path("dvc.yaml")
+TIMED = {"adapter": "plots/loss/training.csv", "predictions": "data/predictions/tuned.jsonl"}  # what stages made that took time
 PROJECT = Path(__file__).parent.parent
 
 
@@ -47,7 +49,8 @@ def need(name: str) -> Path:
 def maker(name: str) -> str:
     """Return the command that makes a file: the stage of dvc.yaml that has it among its outputs, or git."""
     for stage, block in yaml.safe_load(GRAPH.read_text(encoding="utf-8"))["stages"].items():
-        outs = [next(iter(out)) if isinstance(out, dict) else out for out in block["outs"]]
+        made = [out for kind in ("outs", "metrics", "plots") for out in block.get(kind, [])]
+        outs = [next(iter(out)) if isinstance(out, dict) else out for out in made]
         if any(Path(name).is_relative_to(out) for out in outs):
             return f"dvc repro {stage}"
     return f"git restore {name}"
@@ -220,6 +223,7 @@ def render(run: dict) -> str:
         .render(
             run=run,
             scores=scores(run),
+            timings={name: read_timing(name, Path(made)) for name, made in TIMED.items()},
             others=[name for name in run["base"] if name not in run["gain"]],
             commit=commit(),
             environment=environment(),
@@ -236,7 +240,7 @@ def render(run: dict) -> str:
 
 def main() -> None:
     page = render(read_json(METRICS))
-    with whole(OUT) as temporary:
+    with atomic_path(OUT) as temporary:
         temporary.write_text(page, encoding="utf-8")
     print(f"report: {OUT.stat().st_size / 1e6:.1f} MB -> {OUT}")
 

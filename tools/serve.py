@@ -9,12 +9,13 @@ import socket
 import sys
 from pathlib import Path
 
+from app.settings import Serve
+from tools.params import read_params
 from xinglin.cli import fail
 from xinglin.hardware import need_memory
-from xinglin.params import Decoding, Serve, read_params
 from xinglin.serving import server
 from xinglin.serving.answers import SERVING_BYTES
-from xinglin.serving.decoding import described, fields, scored
+from xinglin.serving.decoding import Decoding, described, fields, scored
 
 MODEL = Path("models/merged")
 

@@ -16,9 +16,9 @@ from pathlib import Path
 import httpx
 import numpy as np
 
+from tools.params import read_params
 from xinglin.cli import bearer, fail
 from xinglin.files import read_json, read_jsonl
-from xinglin.params import read_params
 from xinglin.serving.answers import token_logprobs
 from xinglin.serving.client import API_KEY
 from xinglin.serving.decoding import described, fields, scored

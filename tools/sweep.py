@@ -25,8 +25,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from tools.experiments import Experiment, find
+from tools.params import read_params
 from xinglin.cli import fail
-from xinglin.params import read_params
 from xinglin.scoring.intervals import interval
 from xinglin.scoring.scores import MEANING, NAMES
 
@@ -117,7 +117,7 @@ def search(known: Space, args: argparse.Namespace) -> None:
 def show(found: list[Experiment], metric: str) -> str:
     """Return the experiments as a table, the best first, each with the interval of how far it stands behind the best."""
     changed = sorted({key for one in found for key in one.settings if one.settings[key] != found[0].settings.get(key)})
-    lines = [f"{'':16}{metric:>9}{'behind the best, 95 %':>26}{'gain, 95 %':>24}{'s':>7}{'tokens':>10}  training      settings"]
+    lines = [f"{'':16}{metric:>9}{'behind the best, 95 %':>26}{'gain, 95 %':>24}{'tokens':>10}  training      settings"]
     for one in found:
         gain = one.metrics["intervals"]["gain"][metric]
         span = f"{one.metrics['gain'][metric]:+.2f} [{gain['low']:+.2f}, {gain['high']:+.2f}]"
@@ -125,7 +125,7 @@ def show(found: list[Experiment], metric: str) -> str:
         training = one.metrics["training"]
         lines.append(
             f"{one.name:16}{one.metrics['tuned'][metric]:9.2f}{behind(found[0], one, metric):>26}{span:>24}"
-            f"{training['seconds']:7.0f}{training['tokens']:10,}  {training['verdict']:12}  {settings}"
+            f"{training['tokens']:10,}  {training['verdict']:12}  {settings}"
         )
     return "\n".join(lines)
 

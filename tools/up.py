@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-from xinglin.params import read_params
+from tools.params import read_params
 
 
 def main() -> None:

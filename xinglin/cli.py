@@ -16,7 +16,7 @@ def fail(message: str, code: int = 1) -> NoReturn:
     sys.exit(code)
 
 
-def arguments(description: str | None, *names: str) -> argparse.Namespace:
+def start(description: str | None, *names: str) -> argparse.Namespace:
     """Parse `--name PATH` for each of `names` (all required); from here on, SIGTERM and a dead parent end the stage.
 
     An error of the operating system, a full disk say, that nobody handles is one line, not a traceback.

@@ -3,8 +3,9 @@
 import csv
 import hashlib
 import json
+import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,20 +14,30 @@ import orjson
 
 from xinglin.cli import fail
 
-WORK = Path(".work")  # unfinished work, outside DVC's outs, which it deletes before each run
-CHECKS: dict[str, Callable[[], None]] = {}  # what must hold before an output is put in its place, by name
+OWNER = ".pid"  # the file of a folder of unfinished work that names its process
+KEPT = 2  # folders of unfinished work for each stage: the present one, and the one before, should its settings come back
+
+
+def work_root(here: Path) -> Path:
+    """Return the folder of unfinished work, outside DVC's outs, which it deletes before each run.
+
+    The copies in which DVC runs experiments, below .dvc/tmp, share the checkout's: a killed one goes on there too.
+    """
+    checkout = next((folder.parent for folder in here.parents if folder.name == ".dvc"), None)
+    return (checkout or Path()) / ".work"
+
+
+WORK = work_root(Path.cwd())
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path` for a file or folder, and rename it to `path` if the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary, old = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.old.part")
     remove(temporary)
     try:
         yield temporary
-        for check in CHECKS.values():
-            check()
         if path.is_dir() or temporary.is_dir():  # which no folder can replace in one step
             remove(old)
             if path.exists():
@@ -62,7 +73,7 @@ def read_json(path: Path) -> Any:
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, Chinese left readable."""
-    with whole(path) as temporary:
+    with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
@@ -75,7 +86,7 @@ def read_jsonl(path: Path) -> list[dict]:
 
 def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
     """Write one JSON object a line."""
-    with whole(path) as temporary, temporary.open("wb") as file:
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
         file.writelines(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows)
 
 
@@ -98,13 +109,24 @@ def file_sha256(path: Path) -> str:
 
 
 def work_folder(stage: str, key: str) -> Path:
-    """Return `.work/STAGE/KEY`, where a killed run left what it had done; folders of other keys, now stale, go."""
+    """Return `.work/STAGE/KEY`, where a killed run left what it had done; of other keys the latest stays, and what is in use."""
     folder = WORK / stage / key
     folder.mkdir(parents=True, exist_ok=True)
-    for stale in folder.parent.iterdir():
-        if stale != folder:
+    (folder / OWNER).write_text(str(os.getpid()))
+    others = sorted((other for other in folder.parent.iterdir() if other != folder), key=lambda other: -other.stat().st_mtime)
+    for stale in others[KEPT - 1 :]:
+        if not in_use(stale):
             remove(stale)
     return folder
+
+
+def in_use(folder: Path) -> bool:
+    """Say whether the process that asked for a folder of unfinished work still runs."""
+    try:
+        os.kill(int((folder / OWNER).read_text()), 0)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def need_space(path: Path, bytes_needed: int, what: str) -> None:
@@ -115,7 +137,7 @@ def need_space(path: Path, bytes_needed: int, what: str) -> None:
 
 
 def write_csv(file: Path, header: Sequence[str], rows: Iterable[Sequence]) -> None:
-    with whole(file) as temporary, temporary.open("w", newline="", encoding="utf-8") as output:
+    with atomic_path(file) as temporary, temporary.open("w", newline="", encoding="utf-8") as output:
         writer = csv.writer(output, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import httpx
@@ -33,11 +33,12 @@ from huggingface_hub.errors import (
 from huggingface_hub.file_download import are_symlinks_supported, get_hf_file_metadata, http_get, repo_folder_name
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import WeakFileLock, build_hf_headers, filter_repo_objects, logging, parse_ratelimit_headers
+from pydantic import model_validator
 
 from xinglin.bases.folder import LOADED
 from xinglin.cli import bearer, fail
 from xinglin.files import file_sha256, remove, work_folder
-from xinglin.params import Base, Raw
+from xinglin.params import Section
 
 READ: dict[str, Any] = {
     "allow_patterns": [f"*{ending}" for ending in LOADED],
@@ -54,6 +55,39 @@ WAITS = (1, 2, 4, 8)  # seconds before a busy hub is asked again
 SIDE_BY_SIDE = 4  # downloads at once
 POINTER = b"version https://git-lfs"
 CHECKSUM = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # git's SHA-1 of a file, or the SHA-256 of one in LFS
+
+
+class Raw(Section):
+    source: Literal["sample", "path", "huggingface", "modelscope"]
+    path: str | None
+    dataset: str
+    file: str
+    revision: str | None
+
+    @model_validator(mode="after")
+    def path_is_named(self) -> "Raw":
+        if self.source == "path" and not self.path:
+            raise ValueError("source is 'path', so raw.path must name a file")
+        return self
+
+
+class Base(Section):
+    source: Literal["tiny", "path", "huggingface", "modelscope"]
+    path: str | None
+    model: str | None
+    revision: str | None
+
+    @model_validator(mode="after")
+    def model_is_named(self) -> "Base":
+        if self.source == "path" and not self.path:
+            raise ValueError("source is 'path', so base.path must name a folder")
+        if self.on_a_hub and not self.model:
+            raise ValueError(f"source is '{self.source}', so base.model must name a model")
+        return self
+
+    @property
+    def on_a_hub(self) -> bool:
+        return self.source in ("huggingface", "modelscope")
 
 
 class Absent(Exception):

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing.pool import Pool
@@ -14,6 +14,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from xinglin.cli import die_with_parent, fail
+
+LOOK = 5  # seconds
 
 
 @contextmanager
@@ -48,12 +50,21 @@ def begin_worker(parent: int) -> None:
     die_with_parent(parent)
 
 
-def call(command: list[str], environment: dict[str, str]) -> None:
-    """Run a program that ends when this process ends; a failure of it is ours, in one line."""
+def poll(process: subprocess.Popen) -> int | None:
+    """Return the status of a process that ends within LOOK seconds, None if it goes on."""
+    try:
+        return process.wait(LOOK)
+    except subprocess.TimeoutExpired:
+        return None
+
+
+def call(command: list[str], environment: dict[str, str], watch: Callable[[], None] = lambda: None) -> None:
+    """Run a program that ends when this process ends, calling `watch` every few seconds; a failure of it is ours, in one line."""
     path = f"{sys.prefix}/bin{os.pathsep}{os.environ['PATH']}"  # LLaMA-Factory looks for torchrun there
     process = subprocess.Popen(command, env=os.environ | environment | {"PATH": path}, preexec_fn=partial(die_with_parent, os.getpid()))
     try:
-        status = process.wait()
+        while (status := poll(process)) is None:
+            watch()
     finally:
         process.terminate()
         process.wait()

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from xinglin.bases import chat_template, shape
 from xinglin.bases.folder import LOADED
-from xinglin.params import Params
+from xinglin.params import ParamsFile, Part
 from xinglin.serving.server import vllm_python
 
 POINTER = b"version https://git-lfs"
@@ -26,6 +26,27 @@ FLOATS = ("F64", "F32", "F16", "BF16")
 STRETCHED = ("linear", "dynamic", "yarn")  # rotary embeddings whose factor lengthens what the model reads
 NOT_SERVED = ("lm_head", "embed_tokens")  # an adapter on these is refused by vLLM (vllm-project/vllm#32599)
 SHOWN = 5  # templates that are proposed
+
+
+class Trained(Part):
+    cutoff_len: int
+    finetuning_type: str
+    lora_target: str
+    mask_history: bool
+    neat_packing: bool
+    template: str
+
+
+class Length(Part):
+    max_model_len: int
+
+
+class Asked(ParamsFile):
+    """The parameters that a base must suffice."""
+
+    adapter: Trained
+    predictions: Length
+    serve: Length
 
 
 class Wanted(NamedTuple):
@@ -38,12 +59,12 @@ class Wanted(NamedTuple):
     lengths: dict[str, int]  # tokens, by parameter
 
 
-def wanted(params: Params) -> Wanted:
-    adapter = params.adapter
+def wanted(asked: Asked) -> Wanted:
+    adapter = asked.adapter
     lengths = {
         "adapter.cutoff_len": adapter.cutoff_len,
-        "predictions.max_model_len": params.predictions.max_model_len,
-        "serve.max_model_len": params.serve.max_model_len,
+        "predictions.max_model_len": asked.predictions.max_model_len,
+        "serve.max_model_len": asked.serve.max_model_len,
     }
     target = adapter.lora_target if adapter.finetuning_type == "lora" else ""
     return Wanted(adapter.template, adapter.mask_history, adapter.neat_packing, target, lengths)

@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 from xinglin.cli import fail
-from xinglin.files import WORK, file_sha256, fingerprint, read_json, whole, work_folder, write_json
+from xinglin.files import WORK, atomic_path, file_sha256, fingerprint, read_json, work_folder, write_json
 
 LOADED = (".json", ".safetensors", ".jinja", ".txt", ".model")  # what transformers and vLLM read
 CHECKSUMS = WORK / "checksums.json"  # of files by name, size and time, so that no weights are read twice
@@ -65,7 +65,7 @@ def open_base(record: dict, tokenizer: Path, dtype: str | None = None) -> Path:
             fail(f"{file}: changed since models/base.json was made: run 'dvc repro --force base', or put the file back")
     view = work_folder("base", fingerprint(record["files"], tokenizer)) / (dtype or "model")
     if not view.is_dir():
-        with whole(view) as temporary:
+        with atomic_path(view) as temporary:
             link_base(folder, tokenizer, temporary)
             if dtype:
                 config = read_json(folder / "config.json") | {"dtype": dtype, "torch_dtype": dtype}

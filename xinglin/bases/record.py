@@ -5,12 +5,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from xinglin.bases.check import file_problems, wanted
+from xinglin.bases.check import Asked, file_problems, wanted
 from xinglin.bases.folder import LOADED, sha256
 from xinglin.bases.proof import proof
 from xinglin.cli import fail
-from xinglin.hubs import fetch_model
-from xinglin.params import Base, Params
+from xinglin.hubs import Base, fetch_model
 
 
 def locate(base: Base, tiny: Path) -> Path:
@@ -32,7 +31,7 @@ def record(base: Base, folder: Path) -> dict:
     """Return what base.json says of the model in `folder`."""
     files = sorted(file for file in folder.iterdir() if file.suffix in LOADED and file.is_file())
     found = {file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)} for file in tqdm(files, desc="checksums", unit="file", disable=None)}
-    return {"model": base.model or str(folder), "revision": base.revision, "path": portable(folder), "files": found}
+    return {"model": base.model or folder.name, "revision": base.revision if base.on_a_hub else None, "path": portable(folder), "files": found}
 
 
 def refuse(model: str, problems: list[str]) -> None:
@@ -41,12 +40,12 @@ def refuse(model: str, problems: list[str]) -> None:
         fail("\n".join(f"base: {model}: {problem}" for problem in problems))
 
 
-def prove_base(params: Params, tiny: Path, tokenizer: Path) -> tuple[dict, dict]:
+def prove_base(base: Base, asked: Asked, tiny: Path, tokenizer: Path) -> tuple[dict, dict]:
     """Return what base.json says of the base, and what its proof saw; its tokenizer is written to the folder `tokenizer`."""
-    folder, want = locate(params.base, tiny), wanted(params)
-    model = params.base.model or str(folder)
+    folder, want = locate(base, tiny), wanted(asked)
+    model = base.model or str(folder)
     refuse(model, file_problems(folder, want))
-    found = record(params.base, folder)
+    found = record(base, folder)
     problems, seen = proof(folder, want, tokenizer)
     refuse(model, problems)
     return found, seen

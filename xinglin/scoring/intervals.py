@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from xinglin.params import Metrics
 from xinglin.scoring.scores import NAMES, RATES
+from xinglin.scoring.settings import Metrics
 
 
 def interval(values: np.ndarray, metrics: Metrics) -> list[dict[str, float]]:

@@ -10,8 +10,8 @@ from tqdm import tqdm
 
 from xinglin.cli import fail
 from xinglin.files import read_jsonl
-from xinglin.params import Metrics
 from xinglin.processes import workers
+from xinglin.scoring.settings import Metrics
 
 NAMES = ("bleu-4", "rouge-1", "rouge-2", "rouge-l", "chrf")
 RATES = ("truncated", "empty", "repetitive")

@@ -15,11 +15,11 @@ from xinglin.cli import bearer, fail
 from xinglin.dialogues.rows import messages
 from xinglin.files import read_json, read_jsonl, write_json
 from xinglin.hardware import need_memory
-from xinglin.params import Decoding, Predictions
 from xinglin.serving import server
 from xinglin.serving.client import API_KEY, SECONDS, Chat, Refused, collect, connect, post
-from xinglin.serving.decoding import fields
+from xinglin.serving.decoding import Decoding, fields
 from xinglin.serving.replicas import replicas
+from xinglin.serving.settings import Predictions
 
 MODELS = ("base", "tuned")
 SERVING_BYTES = 1.2  # memory that vLLM takes at the least, in multiples of the weights' size

@@ -4,13 +4,31 @@ Usage: from xinglin.serving.decoding import fields; request |= fields(params.dec
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
 
 from xinglin.cli import fail
 from xinglin.files import read_json
-from xinglin.params import Decoding
+from xinglin.params import Section, Seed
 
 EVERY = 1_000_000  # a top_k that no vocabulary has: off, for every server; 0 and -1 are each refused by some
+
+
+class Decoding(Section):
+    """How each next token is chosen, wherever the model answers; a temperature of 0 is greedy."""
+
+    temperature: Annotated[float, Field(ge=0, le=2)]
+    top_p: Annotated[float, Field(gt=0, le=1)]
+    top_k: Annotated[int, Field(ge=0, lt=1_000_000)]
+    repetition_penalty: Annotated[float, Field(gt=0, le=2)]
+    seed: Seed
+
+    @model_validator(mode="after")
+    def temperature_is_taken_as_it_is(self) -> "Decoding":
+        if 0 < self.temperature < 0.01:  # vLLM takes 0.01 instead, with a warning in its log
+            raise ValueError(f"temperature is {self.temperature}: expected 0 (greedy), or 0.01 and more")
+        return self
 
 
 def filled(decoding: Decoding, given: dict[str, Any]) -> dict[str, Any]:

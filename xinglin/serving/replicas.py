@@ -15,8 +15,8 @@ from pathlib import Path
 from xinglin.bases.shape import sizes
 from xinglin.files import read_json
 from xinglin.hardware import cards
-from xinglin.params import Predictions
 from xinglin.serving import server
+from xinglin.serving.settings import Predictions
 
 CONTEXT = 1.5e9  # bytes that CUDA and its libraries take
 PREFILL = 8192  # tokens that vLLM computes at once, at the most

@@ -21,7 +21,7 @@ import httpx
 from xinglin.cli import die_with_parent, fail
 from xinglin.files import need_space, read_json
 from xinglin.hardware import cards
-from xinglin.params import Engine
+from xinglin.serving.settings import Engine
 
 START_SECONDS = 1800  # a 7B model from a slow disk, kernels compiled for the first time
 STOP_SECONDS = 20

@@ -4,7 +4,8 @@ import math
 
 ENOUGH = 3  # looks at the validation part before anything can be said
 NOISE = 0.01  # a change of the loss below this share of it is none
-FEW = 500  # steps: the learning rate falls to nothing, so that a short training ends flat wherever it has got to
+HANDFUL = 50  # steps, below which a flat end says nothing: the learning rate falls to 0, wherever the loss has got to
+FEW = 500  # steps, below which smaller ones may still help
 
 
 def verdict(training: list[tuple[int, float]], validation: list[tuple[int, float]]) -> dict[str, str]:
@@ -43,11 +44,18 @@ def verdict(training: list[tuple[int, float]], validation: list[tuple[int, float
             "reason": f"validation still fell by {(earlier - last) / earlier:.1%} from step {before} to the last, {end}: {earlier:.4f} to {last:.4f}",
             "advice": "more adapter.num_train_epochs or a higher adapter.learning_rate",
         }
-    few = f"; of so few steps ({end}) smaller ones (adapter.per_device_train_batch_size) or a higher adapter.learning_rate" if end < FEW else ""
+    flat = f"validation moved by {abs(earlier - last) / earlier:.1%} from step {before} to the last, {end}: {earlier:.4f} to {last:.4f}"
+    if end < HANDFUL:
+        return {
+            "verdict": "too few steps",
+            "reason": f"{flat}, but {end} steps say nothing: the learning rate falls to 0 at the last",
+            "advice": "more dialogues, more adapter.num_train_epochs, or a smaller adapter.per_device_train_batch_size",
+        }
+    short = f"of {end} steps, first try a smaller adapter.per_device_train_batch_size or a higher adapter.learning_rate; then "
     return {
         "verdict": "converged",
-        "reason": f"validation moved by {abs(earlier - last) / earlier:.1%} from step {before} to the last, {end}: {earlier:.4f} to {last:.4f}",
-        "advice": "more of the same training will not help: more dialogues, another base, or a higher adapter.lora_rank" + few,
+        "reason": flat,
+        "advice": (short if end < FEW else "") + "more dialogues, another base, or a higher adapter.lora_rank",
     }
 
 

@@ -3,10 +3,12 @@
 The estimate is held against what an H100 used, in docs/gpu.md.
 """
 
+import json
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from xinglin.bases.shape import embeddings, linear_layers, parameters, sizes
-from xinglin.params import Adapter
+from xinglin.training.settings import Adapter
 
 LEAST_TOKENS = 4_096  # a batch of fewer takes about as long: a GPU then waits for its next instruction
 GATHERING = 4_096  # tokens that a device could have taken while ZeRO-3 fetches every weight for a batch and hands back its gradients
@@ -16,8 +18,7 @@ USABLE = 0.92  # of the memory: the allocator's gaps take the rest
 CONTEXT = 1.5e9  # bytes that CUDA and its libraries take
 TRAINED = 16  # bytes a trained weight: itself, its gradient and Adam's two moments, all float32
 BUCKETS = 4  # bytes a trained weight takes besides on several devices: its gradient again, where it is averaged
-GATHERED = 1e9  # weights that ZeRO-3 holds whole at a time (stage3_max_live_parameters of templates/zero/3.json)
-REDUCED = 3e8  # gradients that it collects before it shares them out (reduce_bucket_size there)
+ZERO_3 = Path(__file__).parents[2] / "templates" / "zero" / "3.json"
 QUANTIZED = 0.56  # bytes a weight in 4 bit NF4, its scales included
 PER_HIDDEN, PER_INTERMEDIATE = 18, 6.2  # bytes kept for the backward pass by a token and layer, for each unit of the two widths
 LOGITS = 10  # bytes by token and vocabulary entry that the loss takes at once, unless Liger takes it in pieces
@@ -59,7 +60,9 @@ def needed(config: dict[str, Any], adapter: Adapter, batch: int, checkpointing: 
         count = layers * sum(adapter.lora_rank * (a + b) for a, b in linear_layers(config))
     trained: float = count * TRAINED
     if adapter.deepspeed == 3:
-        trained, weights = trained / devices + REDUCED * number, weights / devices + min(weights, GATHERED * number)
+        zero = json.loads(ZERO_3.read_text(encoding="utf-8"))["zero_optimization"]
+        gathered, reduced = zero["stage3_max_live_parameters"], zero["reduce_bucket_size"]  # weights held whole, gradients collected
+        trained, weights = trained / devices + reduced * number, weights / devices + min(weights, gathered * number)
     elif adapter.deepspeed == 2:
         trained = (trained + count * number) / devices  # the gradient again, as it came
     elif devices > 1:
