@@ -68,10 +68,10 @@ soak: setup .venv-export/ready ## the long tests: kills, full disks, ten minutes
 	$(PY) -m pytest -m soak
 	HYPOTHESIS_PROFILE=default $(PY) -m pytest -m "not soak" tests/test_cleaning.py tests/test_converted.py tests/test_reading.py
 
-bench: setup ## the benchmarks behind the figures in the README: runs the pipeline anew, minutes (on a GPU: python -m bench.gpu FOLDER)
-	$(PY) -m bench.pipeline
-	$(PY) -m bench.data
-	$(PY) -m bench.app
+bench: setup ## the benchmarks behind the figures in the README: runs the pipeline anew, minutes (on a GPU: python -m benchmarks.gpu FOLDER)
+	$(PY) -m benchmarks.pipeline
+	$(PY) -m benchmarks.data
+	$(PY) -m benchmarks.app
 
 base-check: ## MODEL=…: can this base (a folder, or a hub's model with HUB=huggingface) be trained and served? TEMPLATE=… for another template
 	@$(PY) -m tools.base_check "$(MODEL)"

@@ -9,8 +9,8 @@ after an answer that nobody approved is left out, since training would learn tha
 import os
 from pathlib import Path
 
+from app.settings import Params
 from app.store import Message, Store, pairs
-from tools.params import read_params
 from xinglin.files import write_jsonl
 
 OUT = Path("data/feedback/dialogues.jsonl")
@@ -28,7 +28,7 @@ def approved(messages: list[Message]) -> list[str]:
 
 
 def main() -> None:
-    store = Store(os.environ.get("XINGLIN_DATABASE", read_params().app.database))
+    store = Store(os.environ.get("XINGLIN_DATABASE", Params.read().app.database))
     rows = [{"data": texts} for messages in store.rated() if (texts := approved(messages))]
     OUT.parent.mkdir(parents=True, exist_ok=True)
     write_jsonl(OUT, rows)

@@ -9,8 +9,8 @@ import sys
 from datetime import UTC, datetime
 
 from app.access import digest
+from app.settings import Params
 from app.store import Missing, Store
-from tools.params import read_params
 from xinglin.cli import fail
 
 
@@ -25,7 +25,7 @@ def day(milliseconds: int | None) -> str:
 
 
 def main() -> None:
-    store = Store(os.environ.get("XINGLIN_DATABASE", read_params().app.database))
+    store = Store(os.environ.get("XINGLIN_DATABASE", Params.read().app.database))
     match sys.argv[1:]:
         case ["add", name] if name:
             print(add(store, name))

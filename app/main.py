@@ -22,9 +22,9 @@ from starlette.concurrency import run_in_threadpool
 from app import chat, door, errors, metrics, page
 from app.access import Gate
 from app.observed import Observed, log, set_up_logging
+from app.settings import Params
 from app.store import Store
 from app.upstream import Upstream
-from tools.params import Params, read_params
 from xinglin.cli import fail
 
 DAY_SECONDS = 86_400
@@ -101,7 +101,7 @@ def commit() -> str:
 
 
 def main() -> None:
-    params = read_params()
+    params = Params.read()
     settings = params.app
     set_up_logging()
     try:

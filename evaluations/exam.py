@@ -28,12 +28,12 @@ from xinglin.dialogues.cleaning import tidy
 from xinglin.dialogues.formats import Unusable
 from xinglin.dialogues.reading import Broken, records
 from xinglin.dialogues.rows import texts_of
-from xinglin.files import fingerprint, read_json, read_jsonl, remove, work_folder, write_json, write_jsonl
+from xinglin.files import drop_work, fingerprint, read_json, read_jsonl, work_folder, write_json, write_jsonl
 from xinglin.leakage.similarity import all_pairs, plain
 from xinglin.params import Count, ParamsFile, Part, Section
 from xinglin.scoring.intervals import interval
 from xinglin.scoring.settings import Metrics
-from xinglin.serving.answers import MODELS, endpoints, need_room, precision, shifts
+from xinglin.serving.answers import MODELS, endpoints, need_room, precision, server_groups
 from xinglin.serving.client import Chat, Refused, answered, collect, connect
 from xinglin.serving.decoding import Decoding, fields
 from xinglin.serving.settings import Predictions
@@ -239,7 +239,7 @@ def main() -> None:
         print(f"exam: warning: {len(known)} of {len(asked)} questions stand in the training part, lines {lines}", file=sys.stderr)
     record = read_json(paths.base)
     predictions = params.predictions
-    base, groups, decoding = open_base(record, paths.tokenizer), shifts(predictions, paths.adapter), of_letters(params.decoding)
+    base, groups, decoding = open_base(record, paths.tokenizer), server_groups(predictions, paths.adapter), of_letters(params.decoding)
     dtype = precision(predictions, base, MODELS in groups)
     if not predictions.base_url:
         need_room(record, base, dtype, "exam")
@@ -265,7 +265,7 @@ def main() -> None:
     write_jsonl(paths.out, rows)
     write_json(paths.metrics, found)
     if predictions.base_url:
-        remove(work)  # what that server holds is not part of KEY
+        drop_work(work)  # what that server holds is not part of KEY
     gain = found["intervals"]["gain"]
     print(
         f"exam: {len(rows)} questions, base {found['base']:.1f} %, tuned {found['tuned']:.1f} %, "

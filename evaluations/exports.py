@@ -46,6 +46,7 @@ from xinglin.serving.client import API_KEY, SECONDS, answered, post
 from xinglin.serving.decoding import Decoding
 from xinglin.serving.replicas import replicas
 from xinglin.serving.settings import Predictions
+from xinglin.timings import LOGS
 
 CALIBRATION = 128  # rows of the training part that GPTQ rounds by
 MERGED = "merged"
@@ -119,7 +120,7 @@ def make(kind: str, model: Path, rows: list[dict], modelfile: str, requirements:
     with atomic_path(out) as folder:
         words = {"model": model, "format": kind, "rows": file, "out": folder}
         options = [str(word) for name, value in words.items() for word in (f"--{name}", value)]
-        call([str(export_python()), "-m", quantized.__name__, *options], {"HF_HUB_OFFLINE": "1"})
+        call([str(export_python()), "-m", quantized.__name__, *options], {"HF_HUB_OFFLINE": "1"}, LOGS / "exports.log")
         if modelfile:
             (folder / "Modelfile").write_text(modelfile, encoding="utf-8")
         write_json(folder / "export.json", {"key": key})

@@ -13,21 +13,23 @@ import math
 import os
 import shutil
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
+from tqdm import tqdm
 
 from xinglin.bases.folder import TOKENIZER, open_base
 from xinglin.bases.shape import parameters
 from xinglin.cli import fail, start
-from xinglin.files import atomic_path, fingerprint, need_space, read_json, remove, work_folder, write_json
+from xinglin.files import atomic_path, drop_work, fingerprint, need_space, read_json, remove, work_folder, write_json
 from xinglin.hardware import cards, memory
 from xinglin.params import ParamsFile
 from xinglin.processes import call
-from xinglin.timings import write_timing
+from xinglin.timings import LOGS, write_timing
 from xinglin.training.convergence import verdict
-from xinglin.training.memory import USABLE, Plan, cure, cuts, plan
+from xinglin.training.memory import USABLE, BatchPlan, candidate_plans, plan, suggest_fix
 from xinglin.training.settings import Adapter
 
 CODE = Path(__file__), Path(__file__).parents[1] / "xinglin" / "training" / "llamafactory.py"
@@ -44,16 +46,22 @@ class Params(ParamsFile):
     adapter: Adapter
 
 
-class Edits:
-    """Tells once, while a training runs, that its parameters were edited."""
+class Watch:
+    """Shows how far a training has come, and tells once, while it runs, that its parameters were edited."""
 
-    def __init__(self, params: Params) -> None:
-        self.params, self.told = params, False
+    def __init__(self, params: Params, run: Path) -> None:
+        self.params, self.log, self.told = params, run / "trainer_log.jsonl", False
+        self.bar = tqdm(desc="adapter", unit=" steps", disable=None)
 
     def __call__(self) -> None:
         if not self.told and (section := self.params.changed()):
             self.told = True
             print(f"adapter: warning: section {section} of params.yaml was edited: this training is put in place only if it is set back", file=sys.stderr, flush=True)
+        if self.log.is_file() and (lines := self.log.read_bytes().splitlines()):
+            with suppress(ValueError):  # half a line
+                last = json.loads(lines[-1])
+                self.bar.total, self.bar.n = last["total_steps"], last["current_steps"]
+                self.bar.set_postfix_str(f"loss {last['loss']:.3f}" if last.get("loss") else "")
 
 
 def read_template(file: Path, zero: Path, adapter: Adapter) -> dict:
@@ -62,7 +70,7 @@ def read_template(file: Path, zero: Path, adapter: Adapter) -> dict:
     return template | ({"deepspeed": str(zero / f"{adapter.deepspeed}.json")} if adapter.deepspeed else {})
 
 
-def training_config(template: dict, adapter: Adapter, cut: Plan, base: Path, split: Path, run: Path) -> dict:
+def training_config(template: dict, adapter: Adapter, cut: BatchPlan, base: Path, split: Path, run: Path) -> dict:
     """Return a LLaMA-Factory config: the template, the parameters over it, then how a step is cut and the paths of this run."""
     config = template | {k: v for k, v in adapter.model_dump(exclude=OURS).items() if v is not None}
     rows = (split / "train.jsonl").read_bytes().count(b"\n")
@@ -145,7 +153,7 @@ def liger(adapter: Adapter) -> dict:
     return {"enable_liger_kernel": with_liger(adapter)}
 
 
-def cut_step(record: dict, base: Path, adapter: Adapter) -> Plan:
+def cut_step(record: dict, base: Path, adapter: Adapter) -> BatchPlan:
     """Return how a step is cut to fit into memory, with the reasoning printed; stop with one line if nothing fits."""
     devices = adapter.gpus * adapter.nodes
     whole = adapter.per_device_train_batch_size * adapter.gradient_accumulation_steps
@@ -154,11 +162,11 @@ def cut_step(record: dict, base: Path, adapter: Adapter) -> Plan:
     have, where = memory(adapter.gpus)
     known = read_json(base / "config.json"), adapter
     precision = in_bf16(adapter), with_liger(adapter)
-    ways, found = cuts(*known, *precision), plan(*known, have, *precision)
+    ways, found = candidate_plans(*known, *precision), plan(*known, have, *precision)
     if not found:
         least = min(ways, key=lambda cut: cut.bytes)
         fail(f"adapter: {record['model']} needs at the least {least}; {where} has {have / 1e9:.1f}, of which {USABLE:.0%} can be used: "
-             f"{cure(*known, have, *precision, gpus_here())}")  # fmt: skip
+             f"{suggest_fix(*known, have, *precision, gpus_here())}")  # fmt: skip
     unit = f"packs of {adapter.cutoff_len} tokens" if adapter.neat_packing else f"dialogues of up to {adapter.cutoff_len} tokens"
     print(f"adapter: {unit}, {found} of {have / 1e9:.1f} in {where}", flush=True)
     if found.work > ways[0].work:
@@ -166,7 +174,7 @@ def cut_step(record: dict, base: Path, adapter: Adapter) -> Plan:
     return found
 
 
-def need_free(cut: Plan, gpus: int) -> None:
+def need_free(cut: BatchPlan, gpus: int) -> None:
     """Stop with one line if other programs leave too little of a GPU's memory."""
     free = min(cards("free")[:gpus], default=math.inf)
     if cut.bytes > free:
@@ -234,7 +242,7 @@ def launched(adapter: Adapter, file: Path) -> tuple[list[str], dict[str, str]]:
     return [*line, "--module", "xinglin.training.llamafactory", str(file)], environment
 
 
-def train(config: dict, params: Params, cut: Plan, run: Path) -> None:
+def train(config: dict, params: Params, cut: BatchPlan, run: Path) -> None:
     """Run LLaMA-Factory on `config` in processes of its own, unless it has already come to its end in `run`."""
     done = run / "done"
     if done.exists():
@@ -246,7 +254,7 @@ def train(config: dict, params: Params, cut: Plan, run: Path) -> None:
     if config["resume_from_checkpoint"]:
         print(f"adapter: going on from {config['resume_from_checkpoint']}", flush=True)
     command, environment = launched(adapter, file)
-    call(command, environment | {"HF_DATASETS_CACHE": str(run / "datasets")}, Edits(params))
+    call(command, environment | {"HF_DATASETS_CACHE": str(run / "datasets")}, LOGS / "adapter.log", Watch(params, run))
     done.touch()
 
 
@@ -302,7 +310,7 @@ def main() -> None:
         need_space(run, DISK * parameters(read_json(base / "config.json")), "training every weight, checkpoints and all,")
     train(training_config(template, adapter, cut, base, paths.split, run), params, cut, run)
     if adapter.nodes > 1 and node():
-        remove(run)
+        drop_work(run)
         print("adapter: this machine's part is done; the adapter is on the machine of NODE_RANK 0")
         return
     state = read_json(run / "trainer_state.json")
@@ -324,7 +332,7 @@ def main() -> None:
     write_timing("adapter", paths.plots / "training.csv", seconds=round(seconds, 1), tokens_per_second=round(found["tokens"] / seconds))
     print(f"adapter: {found['steps']} steps, best validation loss {found['best_validation_loss']} -> {paths.out}")
     print(f"adapter: {found['verdict']}: {found['reason']}; {found['advice']}")
-    remove(run)
+    drop_work(run)
 
 
 if __name__ == "__main__":

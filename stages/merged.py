@@ -28,6 +28,7 @@ from xinglin.serving import server
 from xinglin.serving.answers import logprobs, need_room
 from xinglin.serving.decoding import Decoding, generation_config
 from xinglin.serving.settings import Predictions
+from xinglin.timings import LOGS
 from xinglin.training.settings import Adapter
 
 # Mean difference of log-probabilities (nats a token) that rounding explains. A merge rounds W + BA once to the weights'
@@ -106,7 +107,7 @@ def export(config: dict, out: Path) -> None:
     file = out / "export.yaml"
     try:
         file.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
-        call([f"{sys.prefix}/bin/llamafactory-cli", "export", str(file)], {})
+        call([f"{sys.prefix}/bin/llamafactory-cli", "export", str(file)], {}, LOGS / "merged.log")
     finally:
         remove(file)
         remove(out / "Modelfile")

@@ -12,7 +12,7 @@ import time
 
 from xinglin.bases.folder import open_base
 from xinglin.cli import start
-from xinglin.files import atomic_path, fingerprint, read_json, remove, work_folder, write_jsonl
+from xinglin.files import atomic_path, drop_work, fingerprint, read_json, work_folder, write_jsonl
 from xinglin.params import ParamsFile
 from xinglin.serving.answers import (
     MODELS,
@@ -24,7 +24,7 @@ from xinglin.serving.answers import (
     need_room,
     precision,
     samples,
-    shifts,
+    server_groups,
     what_counts,
 )
 from xinglin.serving.client import answered
@@ -43,7 +43,7 @@ def main() -> None:
     params = Params.read()
     predictions = params.predictions
     record = read_json(paths.base)
-    base, groups = open_base(record, paths.tokenizer), shifts(predictions, paths.adapter)
+    base, groups = open_base(record, paths.tokenizer), server_groups(predictions, paths.adapter)
     dtype = precision(predictions, base, MODELS in groups)
     if not predictions.base_url:
         need_room(record, base, dtype, "predictions")
@@ -74,7 +74,7 @@ def main() -> None:
         params.ensure_unchanged()
     write_timing("predictions", paths.out / "tuned.jsonl", **speed)
     if predictions.base_url:
-        remove(work)  # what that server holds is not part of KEY
+        drop_work(work)  # what that server holds is not part of KEY
     rate = f"{speed['samples_per_second']} a second"
     print(f"predictions: {len(asked)} × 2 answers, {described(params.decoding)}, {rate} -> {paths.out}")
 

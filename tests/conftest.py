@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 from ruamel.yaml import YAML
 
-from bench import bases
+from benchmarks import bases
 from tools.params import Params
 
 hypothesis.settings.register_profile("same", derandomize=True)  # `make test` tries the same cases each time, `make soak` new ones

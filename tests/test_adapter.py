@@ -11,10 +11,10 @@ import yaml
 from stages import adapter
 from tests.conftest import ROOT, params_with
 from tests.test_memory import SHAPES
-from xinglin.training.memory import Plan
+from xinglin.training.memory import BatchPlan
 
 TEMPLATE = yaml.safe_load((ROOT / "templates" / "train.yaml").read_text(encoding="utf-8"))
-CUT = Plan(3, 6, True, {"weights": 1e9}, 1)
+CUT = BatchPlan(3, 6, True, {"weights": 1e9}, 1)
 KNOBS = {
     "template": "deepseekr1", "finetuning_type": "lora", "lora_rank": 5, "lora_alpha": 11, "lora_dropout": 0.3, "lora_target": "q_proj", "learning_rate": 0.5,
     "num_train_epochs": 9.0, "max_steps": 7, "per_device_train_batch_size": 3, "gradient_accumulation_steps": 6, "cutoff_len": 96,

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from bench import bases
+from benchmarks import bases
 from tests.conftest import ROOT, params_with
 from xinglin.bases import check, proof, tokenizer
 

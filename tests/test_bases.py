@@ -1,4 +1,4 @@
-"""The folders that bench.bases makes: good ones that both environments load, and broken ones that nobody should train."""
+"""The folders that benchmarks.bases makes: good ones that both environments load, and broken ones that nobody should train."""
 
 import filecmp
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 import jinja2
 import pytest
 
-from bench import bases
+from benchmarks import bases
 from xinglin.files import file_sha256
 from xinglin.serving.server import vllm_python
 

@@ -6,8 +6,8 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from bench import gpu_serving, quality, synthetic
-from bench.app import EVENTS, Stream
+from benchmarks import gpu_serving, quality, synthetic
+from benchmarks.app import EVENTS, Stream
 from tests.conftest import ROOT
 from xinglin.scoring.scores import NAMES
 from xinglin.scoring.settings import Metrics

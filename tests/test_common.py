@@ -1,3 +1,4 @@
+import os
 import signal
 import subprocess
 import sys
@@ -95,6 +96,8 @@ def test_a_folder_that_was_there_stays_until_the_new_one_is_in_its_place(tmp_pat
 def test_an_error_of_the_system_is_one_line(capsys):
     cli.one_line(OSError, OSError(28, "No space left on device", "data/raw"), None)
     assert capsys.readouterr().err == "error: data/raw: No space left on device; nothing was half-written, run it again when that is mended\n"
+    cli.one_line(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert capsys.readouterr().err == "error: interrupted; what was finished is kept, run it again to go on\n"
     cli.one_line(KeyError, KeyError("x"), None)
     assert "KeyError" in capsys.readouterr().err
 
@@ -113,3 +116,19 @@ case "$*" in *memory.free*) echo 512;; *--id=1) echo 81559;; *--id=*) echo "No d
     for hidden in ("", "9"):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
         assert hardware.cards() == [] and hardware.memory()[1] == "the machine"
+
+
+def test_unfinished_work_of_the_setting_before_stays_and_what_is_in_use(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for number, key in enumerate(("a", "b", "c", "d")):
+        folder = files.work_folder("adapter", key)
+        os.utime(folder, (number, number))
+        if key != "b":
+            files.owner(folder).write_text(str(1 << 30))  # no process has such a number
+    files.work_folder("adapter", "e")
+    assert {folder.name for folder in (tmp_path / ".work" / "adapter").iterdir()} == {"b", "b.pid", "d", "d.pid", "e", "e.pid"}
+
+
+def test_experiments_in_dvcs_copies_share_the_unfinished_work_of_the_checkout():
+    assert files.work_root(Path("/home/me/xinglin")) == Path(".work")
+    assert files.work_root(Path("/home/me/xinglin/.dvc/tmp/exps/tmp1")) == Path("/home/me/xinglin/.work")

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from bench import bases
+from benchmarks import bases
 from tests.conftest import ROOT
 from xinglin.bases.dialects import both_dialects
 

@@ -77,3 +77,27 @@ def test_the_readmes_table_of_stages_is_the_graph(readme):
 def test_what_is_in_git_does_not_keep_a_stage_out_of_the_run_cache(name):
     if name in STAGES:
         assert not [out for out in STAGES[name].get("outs", []) if isinstance(out, dict)], "list it under plots or metrics"
+
+
+FLOORS = {"xinglin": 0, "stages": 1, "evaluations": 2, "app": 3, "tools": 3, "benchmarks": 3}  # what stands on what
+
+
+def imported(file: Path) -> set[str]:
+    """Return the modules that a file names after import, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("room", FLOORS)
+def test_imports_go_down_and_no_stage_imports_a_stage(room):
+    for file in (ROOT / room).rglob("*.py"):
+        for name in imported(file):
+            floor = FLOORS.get(name.split(".")[0], -1)
+            assert floor <= FLOORS[room], f"{file} imports {name}"
+            assert not (room == "stages" and name.startswith("stages.")), f"{file} imports {name}"
+            assert not (room == "app" and name.startswith("tools.")), "the application's environment has no tools"

@@ -7,7 +7,7 @@ import pytest
 
 from tests.conftest import params_with
 from xinglin.bases.shape import STATEFUL, STATELESS, carries_state, parameters, sizes
-from xinglin.training.memory import cure, needed, plan
+from xinglin.training.memory import needed, plan, suggest_fix
 
 SHAPES = {
     "1.5B": {"hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12,
@@ -100,16 +100,16 @@ def test_zero_shares_out_what_is_trained_and_zero_3_the_weights_too():
 
 
 def test_what_would_fit_is_named():
-    assert cure(SHAPES["1.5B"], adapter(finetuning_type="full"), 24e9, True, True, 1) == "with adapter.finetuning_type: lora it would fit"
-    assert cure(SHAPES["7B"], adapter(finetuning_type="full", gpus=8), 80e9, True, True, 1) == "with adapter.deepspeed: 2 it would fit"
-    assert cure(SHAPES["7B"], adapter(finetuning_type="full", gpus=8), 32e9, True, True, 1) == "with adapter.deepspeed: 3 it would fit"
-    assert "finetuning_type: lora, adapter.quantization_bit: 4" in cure(SHAPES["7B"], adapter(finetuning_type="full"), 12e9, True, True, 1)
-    assert "adapter.quantization_bit: 4" in cure(SHAPES["7B"], adapter(), 12e9, True, True, 1)
-    assert "smaller base" in cure(SHAPES["7B"], adapter(), 2e9, True, True, 1)
-    assert cure(SHAPES["1.5B"], adapter(batch="fixed"), 24e9, True, True, 1) == "with adapter.batch: auto it would fit"
-    assert cure(SHAPES["7B"], adapter(finetuning_type="full"), 85e9, True, True, 3) == "with adapter.gpus: 2, adapter.deepspeed: 3 it would fit"  # 3 cannot share 8
-    assert "batch" not in cure(SHAPES["7B"], adapter(finetuning_type="full", gpus=3, batch="fixed"), 85e9, True, True, 3)
-    assert cure(SHAPES["7B"], adapter(finetuning_type="full"), 85e9, True, True, 8) == "with adapter.gpus: 8, adapter.deepspeed: 2 it would fit"
+    assert suggest_fix(SHAPES["1.5B"], adapter(finetuning_type="full"), 24e9, True, True, 1) == "with adapter.finetuning_type: lora it would fit"
+    assert suggest_fix(SHAPES["7B"], adapter(finetuning_type="full", gpus=8), 80e9, True, True, 1) == "with adapter.deepspeed: 2 it would fit"
+    assert suggest_fix(SHAPES["7B"], adapter(finetuning_type="full", gpus=8), 32e9, True, True, 1) == "with adapter.deepspeed: 3 it would fit"
+    assert "finetuning_type: lora, adapter.quantization_bit: 4" in suggest_fix(SHAPES["7B"], adapter(finetuning_type="full"), 12e9, True, True, 1)
+    assert "adapter.quantization_bit: 4" in suggest_fix(SHAPES["7B"], adapter(), 12e9, True, True, 1)
+    assert "smaller base" in suggest_fix(SHAPES["7B"], adapter(), 2e9, True, True, 1)
+    assert suggest_fix(SHAPES["1.5B"], adapter(batch="fixed"), 24e9, True, True, 1) == "with adapter.batch: auto it would fit"
+    assert suggest_fix(SHAPES["7B"], adapter(finetuning_type="full"), 85e9, True, True, 3) == "with adapter.gpus: 2, adapter.deepspeed: 3 it would fit"  # 3 cannot share 8
+    assert "batch" not in suggest_fix(SHAPES["7B"], adapter(finetuning_type="full", gpus=3, batch="fixed"), 85e9, True, True, 3)
+    assert suggest_fix(SHAPES["7B"], adapter(finetuning_type="full"), 85e9, True, True, 8) == "with adapter.gpus: 8, adapter.deepspeed: 2 it would fit"
 
 
 TEXT = {"model_type": "qwen3_5_text", "hidden_size": 1024, "intermediate_size": 3584, "num_hidden_layers": 24, "num_attention_heads": 8,

@@ -91,7 +91,7 @@ def test_parity_allows_what_the_coarsest_type_on_the_way_rounds(monkeypatch, gpu
 
 
 def test_llamafactorys_own_modelfile_is_not_part_of_the_model(tmp_path, monkeypatch):
-    def export(command, environment):
+    def export(command, environment, log):
         (tmp_path / "merged" / "Modelfile").write_text("FROM .")
         (tmp_path / "merged" / "config.json").write_text("{}")
 

@@ -112,6 +112,34 @@ def test_the_report_of_a_real_run_has_the_figures_of_every_section(pipeline):
         assert re.search(f"<(td|dd)>{figure}</", text)
 
 
+def test_the_report_says_when_its_parts_are_of_other_runs(pipeline):
+    page = pipeline.folder / "report.html"
+    assert 'role="alert"' not in page.read_text(encoding="utf-8")
+    pipeline.set({"metrics.seed": 43})
+    pipeline.python("-m", "tools.report")
+    assert re.search('role="alert">[^<]*metrics', page.read_text(encoding="utf-8"))
+    pipeline.set({"metrics.seed": 42})
+
+
+def test_a_setting_that_comes_back_and_a_lost_lock_run_nothing_again(pipeline):
+    metrics = (pipeline.folder / "metrics.json").read_bytes()
+    pipeline.set({"metrics.bootstrap": 200})
+    assert ran(pipeline.dvc("repro", "metrics")) == ["metrics"] and (pipeline.folder / "metrics.json").read_bytes() != metrics
+    pipeline.set({"metrics.bootstrap": 1000})
+    (pipeline.folder / "dvc.lock").unlink()
+    assert ran(pipeline.dvc("repro")) == []
+    assert (pipeline.folder / "metrics.json").read_bytes() == metrics
+
+
+def test_a_base_that_moved_is_the_same_base(pipeline):
+    elsewhere = pipeline.folder.parent / "elsewhere"
+    shutil.copytree(pipeline.folder / "models" / "tiny", elsewhere)
+    pipeline.set({"base.source": "path", "base.path": str(elsewhere), "base.revision": "other"})
+    assert ran(pipeline.dvc("repro")) == ["base"]
+    pipeline.set({"base.source": "tiny", "base.path": None, "base.revision": "master"})
+    assert ran(pipeline.dvc("repro")) == []
+
+
 def test_an_experiment_in_a_temporary_copy_leaves_the_workspace_alone(pipeline):
     pipeline.run("git", "add", "-A")
     pipeline.run("git", "commit", "-qm", "Results", "--allow-empty")

@@ -78,7 +78,7 @@ def test_replicas_share_a_gpu_where_there_are_too_few(tmp_path, launches, monkey
 def test_a_model_tuned_in_every_weight_has_a_server_of_its_own_after_the_bases(tmp_path, launches):
     (tmp_path / "config.json").write_text('{"dtype": "float32"}')  # as it was trained; it answers as the base does
     chosen, base = params_with().predictions, ROOT / "models" / "tiny"
-    for models in answers.shifts(chosen, tmp_path):
+    for models in answers.server_groups(chosen, tmp_path):
         with answers.endpoints(chosen, base, tmp_path, tmp_path / "log", models):
             pass
     seen = [options_of(line) for line, *_ in launches]
@@ -86,9 +86,9 @@ def test_a_model_tuned_in_every_weight_has_a_server_of_its_own_after_the_bases(t
     assert [tuple(one[name] for name in ("model", "served_model_name", "dtype")) for one in seen] == expected
     assert not any("enable_lora" in one for one in seen)
     (tmp_path / "adapter_config.json").write_text('{"r": 8}')
-    assert answers.shifts(chosen, tmp_path) == [("base", "tuned")]
+    assert answers.server_groups(chosen, tmp_path) == [("base", "tuned")]
     (tmp_path / "adapter_config.json").unlink()
-    assert answers.shifts(params_with({"predictions.base_url": "http://10.0.0.1:8000"}).predictions, tmp_path) == [("base", "tuned")]
+    assert answers.server_groups(params_with({"predictions.base_url": "http://10.0.0.1:8000"}).predictions, tmp_path) == [("base", "tuned")]
 
 
 def test_float32_with_an_adapter_on_a_gpu_is_one_line_and_nothing_is_started(tmp_path, launches, capsys):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import gpu_answering, pipeline
+from benchmarks import gpu_answering, pipeline
 from tests.conftest import ROOT, default_params, params_with
 from tools import board, doctor, profile, serve, table
 from tools.params import read_params

@@ -60,17 +60,17 @@ def test_a_dead_worker_ends_the_stage_with_the_reason_and_leaves_no_process(tmp_
     project = Project(tmp_path / "xinglin")
     project.dvc("repro", "split", "base")
     project.set(SHORT | {"adapter.gpus": 2, "adapter.max_steps": 400})
-    log = tmp_path / "log.txt"
-    with log.open("wb") as output:
+    log, said = project.folder / "logs" / "adapter.log", tmp_path / "said.txt"
+    with said.open("wb") as output:
         stage = subprocess.Popen(command(project), cwd=project.folder, stdout=output, stderr=output)
-    while "'loss'" not in log.read_text(errors="replace"):
-        assert stage.poll() is None, log.read_text()[-2000:]
+    while not log.exists() or "'loss'" not in log.read_text(errors="replace"):
+        assert stage.poll() is None, said.read_text()[-2000:]
         time.sleep(0.5)
     workers = [p for p in psutil.Process(stage.pid).children(recursive=True) if "xinglin.training.llamafactory" in " ".join(p.cmdline()) and not p.children()]
     workers[-1].kill()
     assert stage.wait(90) == 1
-    text = log.read_text(errors="replace")
-    assert "SIGKILL" in text and "ended with status 1: the reason stands above" in text.strip().splitlines()[-1]
+    text = said.read_text(errors="replace")
+    assert "SIGKILL" in text and "ended with status 1: the reason stands above, and in logs/adapter.log" in text.strip().splitlines()[-1]
     assert running_in(project.folder) == [] and not (project.folder / "models" / "adapter").exists()
 
 

@@ -22,6 +22,7 @@ from markdown_it import MarkdownIt
 from markupsafe import Markup
 
 from tools import charts, doctor
+from tools.stale import stale_stages
 from xinglin.cli import fail
 from xinglin.files import atomic_path, read_json
 from xinglin.scoring.scores import MODELS, RATES, pairs
@@ -223,6 +224,7 @@ def render(run: dict) -> str:
         .render(
             run=run,
             scores=scores(run),
+            stale=stale_stages(),
             timings={name: read_timing(name, Path(made)) for name, made in TIMED.items()},
             others=[name for name in run["base"] if name not in run["gain"]],
             commit=commit(),

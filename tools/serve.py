@@ -11,6 +11,7 @@ from pathlib import Path
 
 from app.settings import Serve
 from tools.params import read_params
+from tools.stale import stale_stages
 from xinglin.cli import fail
 from xinglin.hardware import need_memory
 from xinglin.serving import server
@@ -58,10 +59,17 @@ def checked_decoding(today: Decoding) -> Decoding:
     return found
 
 
+def warn_of_other_runs() -> None:
+    """Say where the model that is to be served is not of the data and parameters that are here."""
+    if stale_stages("merged"):
+        print(f"serve: warning: {MODEL} is not of the parameters, data and code that are here: 'dvc status merged' says why", file=sys.stderr)
+
+
 def main() -> None:
     params = read_params()
     serve = params.serve
     check(serve)
+    warn_of_other_runs()
     dtype, decoding = checked_dtype(serve), checked_decoding(params.decoding)
     options = server.device_options(serve) | ({"data_parallel_size": serve.data_parallel_size} if server.on_gpu() else {})
     line = server.command(

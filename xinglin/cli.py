@@ -37,8 +37,10 @@ def end(*_: Any) -> NoReturn:
 
 
 def one_line(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print an OSError with a file or an errno as one line, everything else as Python does."""
-    if isinstance(error, OSError) and error.errno:
+    """Print Ctrl+C, and an OSError with a file or an errno, as one line, everything else as Python does."""
+    if isinstance(error, KeyboardInterrupt):
+        print("error: interrupted; what was finished is kept, run it again to go on", file=sys.stderr)
+    elif isinstance(error, OSError) and error.errno:
         where = f"{error.filename}: " if error.filename else ""
         print(f"error: {where}{os.strerror(error.errno)}; nothing was half-written, run it again when that is mended", file=sys.stderr)
     else:

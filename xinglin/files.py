@@ -14,7 +14,6 @@ import orjson
 
 from xinglin.cli import fail
 
-OWNER = ".pid"  # the file of a folder of unfinished work that names its process
 KEPT = 2  # folders of unfinished work for each stage: the present one, and the one before, should its settings come back
 
 
@@ -112,18 +111,29 @@ def work_folder(stage: str, key: str) -> Path:
     """Return `.work/STAGE/KEY`, where a killed run left what it had done; of other keys the latest stays, and what is in use."""
     folder = WORK / stage / key
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / OWNER).write_text(str(os.getpid()))
-    others = sorted((other for other in folder.parent.iterdir() if other != folder), key=lambda other: -other.stat().st_mtime)
+    owner(folder).write_text(str(os.getpid()))
+    others = sorted((other for other in folder.parent.iterdir() if other.is_dir() and other != folder), key=lambda other: -other.stat().st_mtime)
     for stale in others[KEPT - 1 :]:
         if not in_use(stale):
-            remove(stale)
+            drop_work(stale)
     return folder
+
+
+def drop_work(folder: Path) -> None:
+    """Delete a folder of unfinished work that has served its purpose."""
+    remove(folder)
+    remove(owner(folder))
+
+
+def owner(folder: Path) -> Path:
+    """Return the file that names the process which asked for a folder of unfinished work."""
+    return folder.with_name(f"{folder.name}.pid")
 
 
 def in_use(folder: Path) -> bool:
     """Say whether the process that asked for a folder of unfinished work still runs."""
     try:
-        os.kill(int((folder / OWNER).read_text()), 0)
+        os.kill(int(owner(folder).read_text()), 0)
     except (OSError, ValueError):
         return False
     return True

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from xinglin.cli import die_with_parent, fail
 
-LOOK = 5  # seconds
+LOOK = 2  # seconds
+LOG_LINES = 15
 
 
 @contextmanager
@@ -58,15 +59,29 @@ def poll(process: subprocess.Popen) -> int | None:
         return None
 
 
-def call(command: list[str], environment: dict[str, str], watch: Callable[[], None] = lambda: None) -> None:
-    """Run a program that ends when this process ends, calling `watch` every few seconds; a failure of it is ours, in one line."""
+def call(command: list[str], environment: dict[str, str], log: Path, watch: Callable[[], None] = lambda: None) -> None:
+    """Run a program that ends when this process ends, its output in `log`, calling `watch` every few seconds.
+
+    Where it fails, the end of the log is shown, and a last line says so.
+    """
     path = f"{sys.prefix}/bin{os.pathsep}{os.environ['PATH']}"  # LLaMA-Factory looks for torchrun there
-    process = subprocess.Popen(command, env=os.environ | environment | {"PATH": path}, preexec_fn=partial(die_with_parent, os.getpid()))
-    try:
-        while (status := poll(process)) is None:
-            watch()
-    finally:
-        process.terminate()
-        process.wait()
+    name = Path(command[0]).name
+    log.parent.mkdir(exist_ok=True)
+    print(f"{name}: log in {log} …", file=sys.stderr, flush=True)
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, env=os.environ | environment | {"PATH": path}, stdout=output, stderr=output, preexec_fn=partial(die_with_parent, os.getpid())
+        )
+        try:
+            while (status := poll(process)) is None:
+                watch()
+        finally:
+            process.terminate()
+            process.wait()
     if status:
-        fail(f"{Path(command[0]).name} {command[-1]} ended with status {status}: the reason stands above")
+        print(tail(log), file=sys.stderr)
+        fail(f"{name} {command[-1]} ended with status {status}: the reason stands above, and in {log}")
+
+
+def tail(log: Path) -> str:
+    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:])

@@ -33,7 +33,7 @@ def samples(part: Path, most: int | None) -> list[dict]:
     ]
 
 
-def shifts(params: Predictions, adapter: Path) -> list[tuple[str, ...]]:
+def server_groups(params: Predictions, adapter: Path) -> list[tuple[str, ...]]:
     """Return which models each server holds, one server after the other: only a LoRA adapter can share the base's."""
     together = params.base_url or (adapter / "adapter_config.json").is_file()
     return [MODELS] if together else [(model,) for model in MODELS]

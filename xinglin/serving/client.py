@@ -31,7 +31,7 @@ class Refused(Exception):
 async def connect(urls: list[str], concurrency: int) -> AsyncIterator[Chat]:
     """Yield what puts a chat request to the server with the fewest open ones and returns status and body of its reply.
 
-    At 256 requests at once httpx takes 22 ms of a core for each, aiohttp 0.3 (bench.client).
+    At 256 requests at once httpx takes 22 ms of a core for each, aiohttp 0.3 (benchmarks.client).
     """
     allow_files(concurrency + SPARE_FILES)
     connector = aiohttp.TCPConnector(limit=concurrency, keepalive_timeout=KEPT_OPEN)

@@ -23,7 +23,7 @@ PREFILL = 8192  # tokens that vLLM computes at once, at the most
 LOGITS = 14  # bytes by sequence and vocabulary entry while the next tokens are chosen
 
 
-def places(engine: Predictions) -> list[str]:
+def gpu_assignments(engine: Predictions) -> list[str]:
     """Return the GPUs of each replica (its CUDA_VISIBLE_DEVICES), "" without a GPU; too few are shared."""
     seen = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(str(n) for n in range(len(cards()))))
     gpus, each = [gpu for gpu in seen.split(",") if gpu], engine.tensor_parallel_size
@@ -43,7 +43,7 @@ def fitting(engine: Predictions, model: Path) -> tuple[Predictions, dict[str, fl
     """
     for count in range(engine.data_parallel_size, 0, -1):
         chosen = engine.model_copy(update={"data_parallel_size": count})
-        crowd = max(Counter(",".join(places(chosen)).split(",")).values())
+        crowd = max(Counter(",".join(gpu_assignments(chosen)).split(",")).values())
         if crowd == 1 or not server.on_gpu():
             break
         share = engine.gpu_memory_utilization / crowd
@@ -78,7 +78,7 @@ def replicas(engine: Predictions, model: Path, log: Path, **options: str | int |
     options |= share
     begun: list[tuple[subprocess.Popen, int, Path]] = []
     with ExitStack() as stack:
-        for number, place in enumerate(places(engine), 1):
+        for number, place in enumerate(gpu_assignments(engine), 1):
             port, own = server.free_port(), log if number == 1 else log.with_stem(f"{log.stem}-{number}")
             variables = server.environment(engine.batch_invariant) | ({"CUDA_VISIBLE_DEVICES": place} if place else {})
             line = server.command(model, host="127.0.0.1", port=port, **options)

@@ -21,11 +21,11 @@ import httpx
 from xinglin.cli import die_with_parent, fail
 from xinglin.files import need_space, read_json
 from xinglin.hardware import cards
+from xinglin.processes import tail
 from xinglin.serving.settings import Engine
 
 START_SECONDS = 1800  # a 7B model from a slow disk, kernels compiled for the first time
 STOP_SECONDS = 20
-LOG_LINES = 15
 SPARE_BYTES = 100_000_000  # for its log and sockets: a vLLM that cannot write them dies without a word
 WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}  # bytes a weight
 BFLOAT16 = 8.0  # the compute capability from which a GPU has it
@@ -217,10 +217,6 @@ def wait_until_up(name: str, servers: list[tuple[subprocess.Popen, int, Path]]) 
         time.sleep(0.5)
     log = next(log for _, port, log in servers if port in waiting)
     fail(f"{name} did not start within {START_SECONDS} s; the end of {log}:\n{tail(log)}")
-
-
-def tail(log: Path) -> str:
-    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:])
 
 
 def stop(process: subprocess.Popen) -> None:

@@ -24,7 +24,7 @@ PER_HIDDEN, PER_INTERMEDIATE = 18, 6.2  # bytes kept for the backward pass by a 
 LOGITS = 10  # bytes by token and vocabulary entry that the loss takes at once, unless Liger takes it in pieces
 
 
-class Plan(NamedTuple):
+class BatchPlan(NamedTuple):
     """How a step is cut: dialogues (or packs) at once, how many such batches, and whether activations are computed again."""
 
     batch: int
@@ -78,7 +78,7 @@ def needed(config: dict[str, Any], adapter: Adapter, batch: int, checkpointing: 
     }
 
 
-def cuts(config: dict[str, Any], adapter: Adapter, bf16: bool, liger: bool) -> list[Plan]:
+def candidate_plans(config: dict[str, Any], adapter: Adapter, bf16: bool, liger: bool) -> list[BatchPlan]:
     """Return the ways to cut a step, the fastest first: activations kept before a large batch, unless the batch is too small for a GPU.
 
     `batch: auto` keeps what a step learns from, dialogues or packs, whatever the device and their number; none if these cannot share it.
@@ -96,16 +96,16 @@ def cuts(config: dict[str, Any], adapter: Adapter, bf16: bool, liger: bool) -> l
         tokens = max(batch * adapter.cutoff_len, LEAST_TOKENS) * (RECOMPUTED if recomputed else 1)
         return whole // batch * (tokens + (GATHERING if adapter.deepspeed == 3 else 0))
 
-    found = [Plan(n, whole // n, redo, needed(config, adapter, n, redo, bf16, liger), work(n, redo)) for redo in again for n in batches]
+    found = [BatchPlan(n, whole // n, redo, needed(config, adapter, n, redo, bf16, liger), work(n, redo)) for redo in again for n in batches]
     return sorted(found, key=lambda cut: cut.work)
 
 
-def plan(config: dict[str, Any], adapter: Adapter, have: float, bf16: bool, liger: bool) -> Plan | None:
+def plan(config: dict[str, Any], adapter: Adapter, have: float, bf16: bool, liger: bool) -> BatchPlan | None:
     """Return the fastest cut of a step that fits into a device of `have` bytes, or None."""
-    return next((cut for cut in cuts(config, adapter, bf16, liger) if cut.bytes <= USABLE * have), None)
+    return next((cut for cut in candidate_plans(config, adapter, bf16, liger) if cut.bytes <= USABLE * have), None)
 
 
-def cure(config: dict[str, Any], adapter: Adapter, have: float, bf16: bool, liger: bool, here: int) -> str:
+def suggest_fix(config: dict[str, Any], adapter: Adapter, have: float, bf16: bool, liger: bool, here: int) -> str:
     """Return which setting would fit where `adapter` does not, on a machine that has `here` devices."""
     free = {"batch": "auto", "disable_gradient_checkpointing": "auto"}
     lora = {**free, "finetuning_type": "lora"}

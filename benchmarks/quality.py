@@ -1,6 +1,6 @@
 """Whether the GPU profiles' training costs quality: the embedded base trained in several ways, with several seeds, for as many epochs.
 
-Usage: python -m bench.quality FOLDER --data toyhom_internal_medicine.huatuo.jsonl [--out bench/results/quality.json]
+Usage: python -m benchmarks.quality FOLDER --data toyhom_internal_medicine.huatuo.jsonl [--out benchmarks/results/quality.json]
        (FOLDER keeps what is done for the next call; --seeds 1 --dialogues 300 tries it on a CPU, where nothing is compiled)
 
 The loss is that of the held-out val part, each dialogue read alone, not packed (LLaMA-Factory's do_eval). The scores are
@@ -20,7 +20,7 @@ import yaml
 from ruamel.yaml import YAML
 from tqdm import tqdm
 
-from bench.gpu import card, commit, versions
+from benchmarks.gpu import card, commit, versions
 from stages import adapter as trained
 from tools.params import Params, read_params
 from xinglin.bases.folder import open_base

@@ -4,7 +4,7 @@ import math
 import random
 from pathlib import Path
 
-from bench.bases import QWEN2, shape, sizes, write_weights
+from benchmarks.bases import QWEN2, shape, sizes, write_weights
 from xinglin.bases.tokenizer import prepare
 from xinglin.files import read_jsonl, write_json, write_jsonl
 

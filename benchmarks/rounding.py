@@ -1,6 +1,6 @@
 """How far a merge moves the log-probabilities by rounding alone, after few and many steps of LoRA over random weights.
 
-Usage: python -m bench.rounding [--steps 24 100] [--untied]
+Usage: python -m benchmarks.rounding [--steps 24 100] [--untied]
 
 A base of Qwen2.5-1.5B's shape learns tokens drawn by Zipf's law. Compared are its own greedy answers, 8 of 200 tokens, by
 base and adapter in float32 and by the merged weights: exact, and rounded to bfloat16 as a merge stores them.
@@ -13,7 +13,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from bench.bases import SHAPES
+from benchmarks.bases import SHAPES
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 WORDS, PROMPT = 20_000, 40

@@ -1,7 +1,7 @@
 """What the gateway adds: many streams at once through it and straight to the model's server, in one run.
 
-Usage: python -m bench.app [--streams 200] [--seconds 60]              (a stand-in for vLLM streams at 15 events a second)
-       python -m bench.app --upstream http://127.0.0.1:8000 --streams 8   (a server that runs: real vLLM, say)
+Usage: python -m benchmarks.app [--streams 200] [--seconds 60]              (a stand-in for vLLM streams at 15 events a second)
+       python -m benchmarks.app --upstream http://127.0.0.1:8000 --streams 8   (a server that runs: real vLLM, say)
 
 Every stream of the stand-in says its own number with each event, so that a lost, doubled or reordered one shows.
 """
@@ -139,7 +139,7 @@ def main() -> None:
     values = YAML(typ="safe").load(ROOT / "params.yaml")
     values["app"] |= {"port": port, "upstream": direct, "database": f"sqlite:///{folder}/c.db", "requests_per_minute": 10**6, "concurrent_requests": 10**4}
     YAML().dump(values, folder / "params.yaml")
-    model = contextlib.nullcontext() if args.upstream else started([sys.executable, "-m", "bench.app", "--stand-in", str(inner)], f"{direct}/", folder)
+    model = contextlib.nullcontext() if args.upstream else started([sys.executable, "-m", "benchmarks.app", "--stand-in", str(inner)], f"{direct}/", folder)
     with model, started([sys.executable, "-m", "app.main"], f"{gateway}/healthz", folder) as process:
         memory: list[float] = []
         stop = threading.Event()

@@ -1,4 +1,4 @@
-"""bench.gpu's training: LLaMA-Factory with the web board's settings, with the profile's, and with what was tried beside them.
+"""benchmarks.gpu's training: LLaMA-Factory with the web board's settings, with the profile's, and with what was tried beside them.
 
 Timed from step to step after the first third, `start_seconds` to the third step; real tokens count, those of the dialogues, not of the padding.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import yaml
 
-from bench.synthetic import SHAPES
+from benchmarks.synthetic import SHAPES
 from stages import adapter as trained
 from xinglin.bases.shape import linear_layers
 from xinglin.files import read_jsonl, remove

@@ -1,6 +1,6 @@
 """The client of `predictions` beside httpx: many requests at once to a stand-in that answers after a second.
 
-Usage: python -m bench.client [--requests 1024] [--concurrency 256]
+Usage: python -m benchmarks.client [--requests 1024] [--concurrency 256]
 """
 
 import argparse
@@ -55,7 +55,7 @@ def main() -> None:
         return
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    process = subprocess.Popen([sys.executable, "-m", "bench.client", "--stand-in", str(port)])
+    process = subprocess.Popen([sys.executable, "-m", "benchmarks.client", "--stand-in", str(port)])
     try:
         for _ in range(100):
             try:

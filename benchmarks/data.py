@@ -1,6 +1,6 @@
 """What conversion and grouping cost at the size of HuatuoGPT-sft-data-v1, beside a bare loop and `datasets.map`.
 
-Usage: python -m bench.data [--dialogues 226042] [--folder .work/bench]        (make bench runs it: minutes, 3 GB of disk)
+Usage: python -m benchmarks.data [--dialogues 226042] [--folder .work/bench]        (make bench runs it: minutes, 3 GB of disk)
 
 The dialogues are generated: as many as the data set has, single and multi-turn in its shares, answers with its lengths
 (median 246 characters, 95th percentile 498: log-normal), of shuffled clauses of the embedded texts; 2 % are near duplicates.
@@ -150,7 +150,7 @@ def main() -> None:
         return [sys.executable, "-m", f"stages.{stage}", *words]
 
     def task(name: str, source: str) -> list[str]:
-        return [sys.executable, "-m", "bench.data", "--task", name, "--folder", str(folder), "--source", str(folder / source)]
+        return [sys.executable, "-m", "benchmarks.data", "--task", name, "--folder", str(folder), "--source", str(folder / source)]
 
     commands = {
         "bare orjson loop": (task("loop", "raw/dialogues.jsonl"), "raw"),

@@ -1,4 +1,4 @@
-"""bench.gpu's serving: streams at once on vLLM as `make serve` starts it, and on LLaMA-Factory's own API."""
+"""benchmarks.gpu's serving: streams at once on vLLM as `make serve` starts it, and on LLaMA-Factory's own API."""
 
 import asyncio
 import itertools
@@ -17,8 +17,8 @@ import httpx
 import yaml
 
 from app.settings import Serve
-from bench.app import EVENTS, RAMP, Stream, load
-from bench.gpu_training import Rows
+from benchmarks.app import EVENTS, RAMP, Stream, load
+from benchmarks.gpu_training import Rows
 from xinglin.files import read_jsonl
 from xinglin.serving import server
 

@@ -1,4 +1,4 @@
-"""bench.gpu's answering: the predictions stage, vLLM without a server, and LLaMA-Factory's own predict, the adapter applied in each."""
+"""benchmarks.gpu's answering: the predictions stage, vLLM without a server, and LLaMA-Factory's own predict, the adapter applied in each."""
 
 import json
 import subprocess
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from bench.gpu_training import Rows
+from benchmarks.gpu_training import Rows
 from stages import adapter as trained
 from xinglin.cli import fail
 from xinglin.files import read_jsonl

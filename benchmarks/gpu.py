@@ -1,6 +1,6 @@
 """One GPU at real sizes: training, answering and serving, each beside what users have now, in one table of ratios.
 
-Usage: python -m bench.gpu FOLDER [--size 1.5b] [--parts train fit scale answer serve] [--out bench/results/NAME.json]
+Usage: python -m benchmarks.gpu FOLDER [--size 1.5b] [--parts train fit scale answer serve] [--out benchmarks/results/NAME.json]
        (FOLDER keeps the model for the next call; --size tiny tries it all on a CPU)
 
 The model has the shape of Qwen2.5 and random weights, the dialogues HuatuoGPT's lengths: speed needs no more.
@@ -15,10 +15,10 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from bench.gpu_answering import answer_all
-from bench.gpu_serving import serve
-from bench.gpu_training import Rows, fit_all, scale_all, train_all
-from bench.synthetic import SHAPES, make_base, make_split
+from benchmarks.gpu_answering import answer_all
+from benchmarks.gpu_serving import serve
+from benchmarks.gpu_training import Rows, fit_all, scale_all, train_all
+from benchmarks.synthetic import SHAPES, make_base, make_split
 from stages import predictions
 from tools.params import read_params
 from xinglin.serving import answers, server

@@ -1,6 +1,6 @@
-"""vLLM without a server, an adapter applied: greedy answers, 256 new tokens, the rates as JSON. Run by .venv-vllm, for bench.gpu.
+"""vLLM without a server, an adapter applied: greedy answers, 256 new tokens, the rates as JSON. Run by .venv-vllm, for benchmarks.gpu.
 
-Usage: .venv-vllm/bin/python bench/offline.py BASE ADAPTER ASKED OPTIONS
+Usage: .venv-vllm/bin/python benchmarks/offline.py BASE ADAPTER ASKED OPTIONS
 """
 
 import json

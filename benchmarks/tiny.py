@@ -1,6 +1,6 @@
 """The scores in models/tiny/README.md: the embedded base against itself, LoRA-tuned on real questions.
 
-Usage: python -m bench.tiny --data toyhom_internal_medicine.huatuo.jsonl        (a GPU: 3 minutes; two CPU cores: hours)
+Usage: python -m benchmarks.tiny --data toyhom_internal_medicine.huatuo.jsonl        (a GPU: 3 minutes; two CPU cores: hours)
 
 One row in ten is held out, by a hash of its question. Answers are greedy, 160 new tokens, scored as the metrics stage
 scores them. The defaults were chosen on another tenth, taken out of the training rows. Data: Toyhom/Chinese-medical-dialogue-data (MIT), in the shape of HuatuoGPT-sft-data-v1.
