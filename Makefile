@@ -58,7 +58,7 @@ repro: ## make what is not up to date (dvc repro)
 
 test: setup .venv-transformers4/ready lint ## every test, the real pipeline included
 	@sh tests/install.sh
-	$(PY) -m pytest -m "not soak" -n 2 --dist loadfile --no-loadscope-reorder
+	$(PY) -m pytest -m "not soak"
 
 lint: setup ## ruff and mypy
 	.venv/bin/ruff check .

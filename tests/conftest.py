@@ -24,11 +24,6 @@ ROOT = Path(__file__).parent.parent
 TOYHOM = ROOT.parent / "shared" / "data" / "toyhom_internal_medicine.huatuo.jsonl"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the real pipeline: it takes as long as all other files together, which the second worker runs meanwhile."""
-    items.sort(key=lambda item: item.path.name != "test_pipeline.py")
-
-
 def default_params() -> dict:
     return YAML(typ="safe").load(ROOT / "params.yaml")
 

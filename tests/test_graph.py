@@ -8,6 +8,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from tests.conftest import ROOT, module_of
+from tools import knobs
 from tools.params import Params
 
 STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
@@ -101,3 +102,16 @@ def test_imports_go_down_and_no_stage_imports_a_stage(room):
             assert floor <= FLOORS[room], f"{file} imports {name}"
             assert not (room == "stages" and name.startswith("stages.")), f"{file} imports {name}"
             assert not (room == "app" and name.startswith("tools.")), "the application's environment has no tools"
+
+
+def test_the_table_of_what_runs_again_is_the_graph(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    knobs.main()
+    assert capsys.readouterr().out == (ROOT / "docs" / "knobs.md").read_text(encoding="utf-8"), "python -m tools.knobs > docs/knobs.md"
+
+
+def test_what_serves_and_shows_trains_nothing():
+    stale = knobs.by_parameter() | knobs.by_module()
+    for name in stale:
+        if name.startswith(("app", "serve.", "tools/")) or name in ("xinglin/scoring/scores.py", "xinglin/cli.py", "stages/predictions.py"):
+            assert "adapter" not in stale[name], name

@@ -1,5 +1,6 @@
 import json
 import shutil
+from contextlib import nullcontext
 
 import pytest
 
@@ -106,6 +107,20 @@ def test_other_token_ids_fail_the_parity_check(capsys):
     with pytest.raises(SystemExit):
         merged.differences(before, [before[0] | {"prompt": [1, 9]}])
     assert "prompt" in capsys.readouterr().err
+
+
+def test_a_merge_that_moves_more_than_rounding_explains_says_what_may_be_wrong(tmp_path, monkeypatch, capsys):
+    row = {"id": "a", "prompt": [1, 2], "answer": [3], "logprobs": [-1.0]}
+    (tmp_path / "logprobs.jsonl").write_text(json.dumps(row) + "\n")
+    (tmp_path / "tuned.jsonl").write_text(json.dumps({"id": "a"}) + "\n")
+    tiny = ROOT / "models" / "tiny"
+    monkeypatch.setattr("xinglin.serving.server.running", lambda *_, **__: nullcontext("http://127.0.0.1:1"))
+    for moved, ends in ((0.05, False), (0.07, True)):
+        monkeypatch.setattr(merged, "logprobs", lambda *_, moved=moved: [row | {"logprobs": [-1.0 - moved]}])
+        with pytest.raises(SystemExit) if ends else nullcontext():
+            assert merged.parity(tiny, tmp_path, params_with(), tiny)["mean"] == pytest.approx(moved)
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1 and "0.0700 nats" in line and "bfloat16 allows 0.06" in line and "merged.tolerance" in line
 
 
 def test_the_merged_model_carries_tokenizer_template_ends_and_decoding_and_nothing_of_the_bases_sampling(tmp_path, tiny_tokenizer):
