@@ -79,8 +79,8 @@ base-check: ## MODEL=…: can this base (a folder, or a hub's model with HUB=hug
 candidates: ## score the bases of `candidates` in params.yaml on the validation part, before any training
 	.venv/bin/dvc repro evaluations/dvc.yaml:candidates
 
-sweep: ## SET=…: try settings on the validation part (RUNS=, SAMPLER=grid|random|tpe, SEED=, JOBS=, METRIC=)
-	@$(PY) -m tools.sweep --set "$(SET)" $(if $(RUNS),--runs $(RUNS)) $(if $(SAMPLER),--sampler $(SAMPLER)) \
+sweep: ## SET=…: try settings on the validation part (RUNS=, SEED=, JOBS=, METRIC=)
+	@$(PY) -m tools.sweep --set "$(SET)" $(if $(RUNS),--runs $(RUNS)) \
 	  $(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS)) $(if $(METRIC),--metric $(METRIC))
 
 best: ## the best settings of the sweep into params.yaml, scored once on the test part
