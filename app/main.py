@@ -6,10 +6,10 @@ Usage: make app        (python -m app.main; the parameters are the section `app`
 import asyncio
 import logging
 import os
-import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -17,6 +17,7 @@ import uvicorn
 from fastapi import Depends, FastAPI, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
+from ruamel.yaml import YAML
 from starlette.concurrency import run_in_threadpool
 
 from app import chat, door, errors, metrics, page
@@ -56,7 +57,7 @@ def create(params: Params) -> FastAPI:
         description="OpenAI-compatible gateway to a medical question-answering model. It is not a doctor.",
     )  # fmt: skip
     app.state.settings, app.state.store, app.state.upstream = settings, store, upstream
-    app.state.gate, app.state.model, app.state.commit = Gate(settings, store), params.serve.model_name, commit()
+    app.state.gate, app.state.model, app.state.version = Gate(settings, store), params.serve.model_name, model_version()
     errors.install(app)
     app.include_router(chat.router)
     add_health(app)
@@ -94,10 +95,14 @@ async def expire_daily(store: Store, days: int) -> None:
         await asyncio.sleep(DAY_SECONDS)
 
 
-def commit() -> str:
-    """Return the short hash of the commit that this checkout is at, "" where git does not say."""
-    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return found.stdout.strip()
+def model_version(lock: Path = Path("dvc.lock")) -> str:
+    """Return the first digits of the hash by which DVC keeps the merged model, "" where the lock names none.
+
+    Not the checkout's commit, which goes on while the model stays the same.
+    """
+    stages = (YAML(typ="safe").load(lock) or {}).get("stages", {}) if lock.is_file() else {}
+    outs = stages.get("merged", {}).get("outs", [])
+    return next((str(out["md5"])[:8] for out in outs if out["path"] == "models/merged"), "")
 
 
 def main() -> None:

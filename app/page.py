@@ -121,7 +121,7 @@ class Page:
             trouble, finish = error.message, "error"
         finally:
             if said:
-                await asyncio.shield(self.stored("answer", user, conversation, said, f"{self.app.model}@{self.app.commit}", finish))
+                await asyncio.shield(self.stored("answer", user, conversation, said, f"{self.app.model}@{self.app.version}", finish))
             done.set()
             self.answering.pop(conversation, None)
         view, ids = await self.opened(user, conversation)
@@ -215,7 +215,7 @@ class Page:
                 self.history = gr.Radio(label="历史对话", choices=[], elem_id="history")
                 gr.Button("导出我的对话", size="sm", link=EXPORT)
                 erase = gr.Button("删除我的全部对话", size="sm", variant="stop")
-            version = f" · {self.app.commit}" if self.app.commit else ""
+            version = f" · {self.app.version}" if self.app.version else ""
             gr.HTML(f'<header><h1>杏林</h1><span id="model">模型 {html.escape(self.app.model)}{version}</span>{THEME_BUTTON}</header>')
             gr.HTML(f'<p role="note" id="disclaimer">⚠️ {DISCLAIMER}</p>')
             self.alert = gr.HTML(visible=False, elem_id="alert")

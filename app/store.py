@@ -47,7 +47,7 @@ messages = sa.Table(
     sa.Column("position", sa.Integer, nullable=False),
     sa.Column("role", sa.String(16), nullable=False),
     sa.Column("content", sa.Text, nullable=False),
-    sa.Column("model", sa.Text, nullable=True),  # what answered: name and commit
+    sa.Column("model", sa.Text, nullable=True),  # what answered: name and version
     sa.Column("finish_reason", sa.String(16), nullable=True),  # stop, length, stopped (by the reader) or error
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.UniqueConstraint("conversation_id", "position"),

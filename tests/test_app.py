@@ -13,8 +13,10 @@ import openai
 import pytest
 
 from app.keys import add
+from app.main import model_version
 from app.store import DAY, Store
 from tests.application import application, model_server
+from tests.conftest import ROOT
 from xinglin.serving.server import free_port
 
 HELLO = [{"role": "user", "content": "咳嗽怎么办"}]
@@ -320,3 +322,11 @@ def test_the_openapi_document_is_true(app, folder):
     words = [program, "run", f"{app}/openapi.json", "--checks", checks, "--max-examples", "40", "--seed", "1", "--no-color"]
     done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout[-4000:]
+
+
+def test_a_model_is_named_by_its_hash_not_by_the_checkouts_commit(tmp_path):
+    lock = tmp_path / "dvc.lock"
+    assert model_version(lock) == ""
+    lock.write_text("schema: '2.0'\nstages:\n  merged:\n    outs:\n    - path: models/merged\n      md5: 0123456789abcdef.dir\n")
+    assert model_version(lock) == "01234567"
+    assert model_version(ROOT / "dvc.lock") in (ROOT / "dvc.lock").read_text(encoding="utf-8")
