@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from benchmarks import bases
+from benchmarks import broken
 from tests.conftest import ROOT, params_with
 from xinglin.bases import check, proof, tokenizer
 
@@ -41,10 +41,10 @@ def test_a_real_vocabulary_is_read_alike_by_training_and_serving(hub_folders, tm
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
 
 
-@pytest.mark.parametrize("kind", bases.BROKEN)
+@pytest.mark.parametrize("kind", broken.BROKEN)
 def test_a_base_that_people_bring_is_refused_by_one_line(hub_folders, tmp_path, kind):
     (folder,) = hub_folders("qwen2.5")
-    bases.BROKEN[kind](copied(folder, tmp_path / "base"))
+    broken.BROKEN[kind](copied(folder, tmp_path / "base"))
     start = time.perf_counter()
     found = check.file_problems(tmp_path / "base", wanted())
     if kind in READ_WITH_LIBRARIES:
@@ -132,7 +132,7 @@ def test_architectures_read_from_the_sources_are_those_that_the_libraries_know()
 
 def test_make_base_check_says_what_is_wrong_within_ten_seconds(hub_folders, tmp_path):
     (folder,) = hub_folders("qwen2.5")
-    bases.BROKEN["GPTQ"](copied(folder, tmp_path / "base"))
+    broken.BROKEN["GPTQ"](copied(folder, tmp_path / "base"))
     start = time.perf_counter()
     done = subprocess.run([sys.executable, "-m", "tools.base_check", str(tmp_path / "base")], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1 and time.perf_counter() - start < 10

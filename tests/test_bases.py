@@ -12,6 +12,7 @@ import jinja2
 import pytest
 
 from benchmarks import bases
+from benchmarks.broken import BROKEN, sharded
 from xinglin.files import file_sha256
 from xinglin.serving.server import vllm_python
 
@@ -176,7 +177,7 @@ def test_a_large_base_comes_in_shards_of_5_gb_that_hold_each_tensor_once():
 
 
 def test_a_base_in_shards_loads(broken):
-    bases.sharded(broken)
+    sharded(broken)
     assert not (broken / "model.safetensors").exists() and len(list(broken.glob("model-*.safetensors"))) == 2
     assert problems(broken) == ""
 
@@ -203,11 +204,11 @@ def test_a_base_without_its_vocabulary_leaves_nothing(tmp_path, capsys):
     assert "llama3_1.tokenizer.json.xz: no such file" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("kind", bases.BROKEN)
+@pytest.mark.parametrize("kind", BROKEN)
 def test_a_broken_base_is_none_that_can_be_loaded_whole(folders, broken, kind):
     from tokenizers import Tokenizer
 
-    bases.BROKEN[kind](broken)
+    BROKEN[kind](broken)
     tokenizer = broken / "tokenizer.json"
     if tokenizer.is_file() and not filecmp.cmp(tokenizer, folders["qwen2.5"] / "tokenizer.json", shallow=False):
         with pytest.raises(Exception, match=r"expected value|EOF|Model missing"):
@@ -220,7 +221,7 @@ def test_a_broken_base_is_none_that_can_be_loaded_whole(folders, broken, kind):
 
 def test_each_kind_of_broken_base_can_be_made_of_another_base(folders, tmp_path):
     good, bad = folders["deepseek-r1-llama"], tmp_path / "broken"
-    for kind, change in bases.BROKEN.items():
+    for kind, change in BROKEN.items():
         change(shutil.copytree(good, bad))
         names = sorted(file.name for file in good.iterdir())
         _, differ, unread = filecmp.cmpfiles(good, bad, names)
