@@ -13,6 +13,8 @@ OUT  ?= bundle
 REV  ?= HEAD
 BASE ?= origin/main
 PY   := .venv/bin/python
+ALONE := $(if $(wildcard .venv/ready),,.venv-app/ready)# a gateway without the pipeline has a small environment of its own
+APP  := $(if $(ALONE),.venv-app,.venv)/bin/python
 FROM := $(if $(OFFLINE),--offline --no-index --find-links $(OFFLINE)/wheels)# OFFLINE=BUNDLE: no network, what `make bundle` packed
 
 help: ## list the targets
@@ -87,17 +89,17 @@ serve: ## serve models/merged by vLLM, as params.yaml says
 serve-check: ## ask the running server what a client would
 	@$(PY) -m tools.serve_check
 
-app: ## the back end and the chat page in front of the served model
-	@$(PY) -m app.main
+app: $(ALONE) ## the back end and the chat page in front of the served model
+	@$(APP) -m app.main
 
 up: ## make serve and make app in one
 	@$(PY) -m tools.up
 
-key: ## NAME=…: a new API key, shown once (DAYS=… makes it end)
-	@$(PY) -m app.keys add "$(NAME)" $(DAYS)
+key: $(ALONE) ## NAME=…: a new API key, shown once (DAYS=… makes it end)
+	@$(APP) -m app.keys add "$(NAME)" $(DAYS)
 
-feedback: ## export approved and corrected answers as the next source of raw
-	@$(PY) -m app.feedback
+feedback: $(ALONE) ## export approved and corrected answers as the next source of raw
+	@$(APP) -m app.feedback
 
 chat: ## LLaMA-Factory's chat page on base and adapter, loopback only
 	@$(PY) -m tools.board chat
@@ -134,6 +136,7 @@ bench: setup ## the benchmarks behind the figures in the README: runs the pipeli
 
 requirements: | $(UV) ## compile requirements/*.in to pinned files; fails if a file would belong to two distributions
 	$(UV) pip compile --quiet --python-version 3.11 --no-header --no-annotate requirements/pipeline.in -o requirements/pipeline.txt
+	$(UV) pip compile --quiet --python-version 3.11 --no-header --no-annotate requirements/app.in -o requirements/app.txt
 	$(UV) pip compile --quiet --python-version 3.11 --no-header --no-annotate requirements/review.in -o requirements/review.txt
 	$(UV) pip compile --quiet --python-version 3.11 --no-header --no-annotate requirements/export.in -o requirements/export.txt
 	$(UV) pip compile --quiet --python-version 3.11 --no-header --no-annotate --excludes requirements/vllm-gpu.excludes \
@@ -161,6 +164,11 @@ gpu: ## watch the GPU (nvitop)
 	$(UV) venv --quiet --allow-existing --python 3.11 .venv-vllm
 	$(UV) pip sync --quiet --compile-bytecode $(FROM) --python .venv-vllm/bin/python $<
 	@rm -f .venv-vllm/ready-* && touch $@
+
+.venv-app/ready: requirements/app.txt | $(UV)
+	$(UV) venv --quiet --allow-existing --python 3.11 .venv-app
+	$(UV) pip sync --quiet --compile-bytecode $(FROM) --python .venv-app/bin/python $<
+	@touch $@
 
 .venv-review/ready: requirements/review.txt | $(UV)
 	$(UV) venv --quiet --allow-existing --python 3.11 .venv-review

@@ -1,8 +1,11 @@
 """Environments in which no file belongs to two distributions, and bounds that say why they are there."""
 
+import ast
 import hashlib
 import os
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -145,3 +148,18 @@ def test_every_bound_says_why_it_is_there(source):
         wanted, _, reason = line.partition("#")
         if BOUND.search(wanted) or (wanted.strip() and source.suffix != ".in"):
             assert len(reason.split()) > 1, f"{source.name}: {line}: say why in a comment behind it"
+
+
+def test_a_gateway_alone_installs_what_it_loads_and_no_more():
+    code = "import sys, app.main, app.keys, app.feedback; print(*(m.__file__ for n, m in sys.modules.items() if n.startswith(('app.', 'xinglin.')) and m.__file__))"
+    loaded: set[str] = set()
+    for file in subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split():
+        for node in ast.walk(ast.parse(Path(file).read_text(encoding="utf-8"))):
+            loaded |= {alias.name for alias in node.names} if isinstance(node, ast.Import) else set()
+            loaded |= {str(node.module)} if isinstance(node, ast.ImportFrom) else set()
+    needed = {name.split(".")[0].replace("_", "-") for name in loaded} - sys.stdlib_module_names - {"app", "xinglin", "starlette"}
+    asked = set(re.findall(r"^[a-z][a-z0-9-]*", (REQUIREMENTS / "app.in").read_text(encoding="utf-8"), re.M))
+    unseen = {"httptools", "psycopg", "uvloop"}  # loaded by uvicorn and SQLAlchemy, by name
+    assert asked - unseen == needed, "starlette comes with fastapi"
+    pins_ = [set((REQUIREMENTS / f"{name}.txt").read_text(encoding="utf-8").split()) for name in ("app", "pipeline")]
+    assert pins_[0] <= pins_[1], "one version of each"
