@@ -28,8 +28,8 @@ setup: .venv/ready .venv-vllm/ready-$(VLLM) ## install both environments, what i
 demo: setup repro ## set up, run the whole pipeline, print base against tuned
 	@$(PY) -m tools.table metrics.json
 
-repro: ## make what is not up to date (dvc repro)
-	.venv/bin/dvc repro
+repro: ## make what is not up to date (dvc repro), also where the file at raw.path has changed
+	@$(PY) -m tools.repro
 
 test: setup .venv-transformers4/ready lint ## every test, the real pipeline included
 	@sh tests/install.sh

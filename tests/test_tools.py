@@ -10,8 +10,9 @@ import pytest
 
 from benchmarks import gpu_answering, pipeline
 from tests.conftest import ROOT, default_params, params_with
-from tools import board, doctor, profile, serve, table
+from tools import board, doctor, profile, repro, serve, table
 from tools.params import read_params
+from xinglin.files import file_sha256, write_json
 from xinglin.serving.decoding import Decoding, generation_config
 
 PROFILES = sorted(file.stem for file in (ROOT / "profiles").glob("*.yaml"))
@@ -281,3 +282,20 @@ def test_the_board_holds_the_adapter_on_its_base_or_the_tuned_model_alone(workpl
     assert found == {"adapter_name_or_path": "models/adapter", "template": "qwen"}
     (folder / "models" / "adapter" / "adapter_config.json").rename(folder / "models" / "adapter" / "config.json")
     assert board.settings() == {"model_name_or_path": "models/adapter", "template": "qwen"}
+
+
+def test_a_source_that_changed_under_its_name_is_read_again(workplace, tmp_path):
+    for where in ("mine.jsonl", "data/raw/dialogues.jsonl"):
+        (tmp_path / where).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / where).write_text("one\n")
+    shutil.copytree(ROOT / "models" / "tiny", tmp_path / "base")
+    files = {file.name: {"bytes": file.stat().st_size, "sha256": file_sha256(file)} for file in (tmp_path / "base").glob("*.json")}
+    write_json(tmp_path / "models" / "base.json", {"files": files})
+    named = {"raw.source": "path", "raw.path": str(tmp_path / "mine.jsonl"), "base.source": "path", "base.path": str(tmp_path / "base")}
+    workplace(named)
+    assert list(repro.changed(repro.Params.read())) == []
+    (tmp_path / "mine.jsonl").write_text("one\ntwo\n")
+    (tmp_path / "base" / "config.json").write_text("{}")
+    assert list(repro.changed(repro.Params.read())) == ["raw", "base"]
+    workplace(named | {"raw.source": "sample", "base.source": "tiny"})
+    assert list(repro.changed(repro.Params.read())) == []
