@@ -22,16 +22,16 @@ help: ## list the targets
 
 ##@ Begin
 
-setup: .venv/ready .venv-vllm/ready-$(VLLM) ## install both environments, what is missing of them (OFFLINE=…: from a bundle, its cache too)
+setup: .venv/ready .venv-vllm/ready-$(VLLM) ## install .venv and .venv-vllm, what is missing of them (OFFLINE=…: from a bundle, its cache too)
 	@$(if $(OFFLINE),$(PY) -m tools.bundle unpack $(OFFLINE))
 
 demo: setup repro ## set up, run the whole pipeline, print base against tuned
-	@$(PY) -m tools.table metrics.json
+	@$(PY) -m tools.print_metrics metrics.json
 
-repro: ## make what is not up to date (dvc repro), also where the file at raw.path has changed
+repro: ## make what is not up to date (dvc repro), also where the file at raw.path or the weights at base.path have changed
 	@$(PY) -m tools.repro
 
-test: setup .venv-transformers4/ready lint ## every test, the real pipeline included
+test: setup .venv-transformers4/ready lint ## every test but the long ones (make soak), the real pipeline included
 	@sh tests/install.sh
 	$(PY) -m pytest -m "not soak"
 
@@ -129,7 +129,7 @@ soak: setup .venv-export/ready ## the long tests: kills, full disks, ten minutes
 	$(PY) -m pytest -m soak
 	HYPOTHESIS_PROFILE=default $(PY) -m pytest -m "not soak" tests/test_cleaning.py tests/test_converted.py tests/test_reading.py
 
-bench: setup ## the benchmarks behind the figures in the README: runs the pipeline anew, minutes (on a GPU: python -m benchmarks.gpu FOLDER)
+bench: setup ## conversion, gateway and DVC's own cost, measured: runs the pipeline anew, minutes (on a GPU: python -m benchmarks.gpu FOLDER)
 	$(PY) -m benchmarks.pipeline
 	$(PY) -m benchmarks.data
 	$(PY) -m benchmarks.app

@@ -15,7 +15,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.types import Receive, Scope, Send
 
-from app import metrics
+from app import prometheus
 from app.access import Caller
 from app.errors import APIError, responses
 from app.red_flags import find, notice
@@ -172,7 +172,7 @@ async def models(request: Request, caller: Who) -> Models:
 def urgent(question: str) -> str:
     found = find(question)
     for flag in found:
-        metrics.RED_FLAGS.labels(flag.id).inc()
+        prometheus.RED_FLAGS.labels(flag.id).inc()
     return notice(found)
 
 
@@ -222,11 +222,11 @@ async def events(reply: ClientResponse, first: str, model: str) -> AsyncIterator
                 if line.startswith(b'data: {"error"'):
                     raise APIError(502, "模型在回答中途出错。", "answer_broken_off")
                 if waiting and line.startswith(b"data: "):
-                    metrics.FIRST_TOKEN.observe(time.perf_counter() - start)
+                    prometheus.FIRST_TOKEN.observe(time.perf_counter() - start)
                     waiting = False
                 yield line
     except APIError as error:
-        metrics.BROKEN_STREAMS.inc()
+        prometheus.BROKEN_STREAMS.inc()
         yield f"data: {json.dumps(error.problem(), ensure_ascii=False)}\n\n".encode()
 
 

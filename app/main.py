@@ -20,9 +20,9 @@ from pydantic import BaseModel
 from ruamel.yaml import YAML
 from starlette.concurrency import run_in_threadpool
 
-from app import chat, door, errors, metrics, page
+from app import chat, errors, login, page, prometheus
 from app.access import Gate
-from app.observed import Observed, log, set_up_logging
+from app.middleware import RequestLog, log, set_up_logging
 from app.settings import Params
 from app.store import Store
 from app.upstream import Upstream
@@ -62,7 +62,7 @@ def create(params: Params) -> FastAPI:
     app.include_router(chat.router)
     add_health(app)
     page.mount(app)
-    app.add_middleware(Observed, max_body_bytes=settings.max_body_bytes, page=door.PATH)
+    app.add_middleware(RequestLog, max_body_bytes=settings.max_body_bytes, page=login.PATH)
     return app
 
 
@@ -80,9 +80,9 @@ def add_health(app: FastAPI) -> None:
         return Health(status="ok")
 
     @app.get("/metrics", tags=["Health"], dependencies=[Depends(chat.caller_of)], responses=errors.responses(401), response_class=Response)
-    async def prometheus() -> Response:
+    async def metrics() -> Response:
         """Give counts and times in Prometheus' format."""
-        return Response(generate_latest(metrics.REGISTRY), media_type=CONTENT_TYPE_LATEST)
+        return Response(generate_latest(prometheus.REGISTRY), media_type=CONTENT_TYPE_LATEST)
 
 
 async def expire_daily(store: Store, days: int) -> None:
@@ -114,7 +114,7 @@ def main() -> None:
     except sa.exc.OperationalError as error:
         fail(f"app.database: cannot be opened: {' '.join(str(error.orig).split())[:200]}")
     config: dict[str, Any] = {"host": settings.host, "port": settings.port, "log_config": None, "access_log": False, "server_header": False}
-    print(f"app: http://{settings.host}:{settings.port}{door.PATH} (page), http://{settings.host}:{settings.port}/v1 (API)", flush=True)
+    print(f"app: http://{settings.host}:{settings.port}{login.PATH} (page), http://{settings.host}:{settings.port}/v1 (API)", flush=True)
     server = uvicorn.Server(uvicorn.Config(app, **config, loop="uvloop", http="httptools", timeout_graceful_shutdown=5))
     try:
         server.run()

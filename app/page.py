@@ -13,11 +13,11 @@ from fastapi import FastAPI
 from fastapi.responses import FileResponse, Response
 from starlette.concurrency import run_in_threadpool
 
-from app import door
+from app import login
 from app.access import Caller
 from app.chat import pieces, urgent
-from app.door import EXPORT, PATH, user_of
 from app.errors import APIError
+from app.login import EXPORT, PATH, user_of
 from app.store import Message, Missing, new_id, pairs
 from xinglin.dialogues.cleaning import tidy
 from xinglin.dialogues.formats import Unusable
@@ -35,7 +35,7 @@ FONTS = ("system-ui", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", "san
 
 def mount(app: FastAPI) -> None:
     """Put the page at PATH, behind its door."""
-    door.install(app)
+    login.install(app)
     gr.mount_gradio_app(
         app, Page(app).blocks(), path=PATH, auth_dependency=lambda request: user_of(request, app.state.store),
         show_error=False, show_api=False,

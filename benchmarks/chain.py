@@ -1,6 +1,6 @@
 """The whole chain on bases with real vocabularies and random weights: which are read, trained, merged and served as they should be.
 
-Usage: python -m benchmarks.chain FOLDER [--bases qwen2.5 deepseek-r1-qwen:1.5b:deepseek-r1-1.5b …] [--out docs/bases.md]
+Usage: python -m benchmarks.chain FOLDER [--bases qwen2.5 deepseek-r1-qwen:1.5b:deepseek-r1-1.5b …] [--out FOLDER/seen.json]
 
 A base is NAME[:SIZE[:PROFILE]], of benchmarks.bases and of profiles/; `embedded` is models/tiny as params.yaml has it. Each runs
 in a copy of this checkout: every stage's command of dvc.yaml (a GPU host may lack DVC), then `make serve` and

@@ -20,7 +20,7 @@ from benchmarks.gpu_serving import serve
 from benchmarks.gpu_training import Rows, fit_all, scale_all, train_all
 from benchmarks.synthetic import SHAPES, make_base, make_split
 from stages import predictions
-from tools.params import read_params
+from tools.all_params import read_params
 from xinglin.serving import answers, server
 
 ROOT = Path(__file__).parent.parent

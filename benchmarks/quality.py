@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from benchmarks.gpu import card, commit, versions
 from stages import adapter as trained
-from tools.params import Params, read_params
+from tools.all_params import Params, read_params
 from xinglin.bases.folder import open_base
 from xinglin.cli import fail
 from xinglin.files import fingerprint, read_json, write_json

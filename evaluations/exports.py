@@ -3,7 +3,7 @@
 Usage: stages/run evaluations.exports --model models/merged --split data/split \
            --requirements requirements/export.txt --out models/exports --answers data/exports --metrics evaluations/exports.json
 
-Each format answers the part that predictions answers, with the same settings: fp8 and gptq by vLLM, gguf by llama.cpp,
+Each format answers the part that predictions answers, with the same settings: fp8 and gptq by vLLM, gguf by llama_server.cpp,
 whose token ids of every prompt must be those of the merged model. An export that is there already, made from the same
 model and rows by the same libraries, is kept.
 """
@@ -19,7 +19,7 @@ import httpx
 import numpy as np
 import orjson
 
-from evaluations import llama, quantized
+from evaluations import llama_server, quantize
 from xinglin.bases.chat_template import ollama
 from xinglin.bases.tokenizer import template_of
 from xinglin.cli import bearer, fail, start
@@ -111,7 +111,7 @@ def stops(model: Path) -> list[str]:
 
 def make(kind: str, model: Path, rows: list[dict], modelfile: str, requirements: Path, out: Path) -> None:
     """Write the model in another format to the folder `out`, unless it is there, made from the same by the same."""
-    key = fingerprint(kind, model, rows, modelfile, requirements, Path(quantized.__file__))
+    key = fingerprint(kind, model, rows, modelfile, requirements, Path(quantize.__file__))
     if (out / "export.json").exists() and read_json(out / "export.json")["key"] == key:
         print(f"exports: {out} is there already")
         return
@@ -120,7 +120,7 @@ def make(kind: str, model: Path, rows: list[dict], modelfile: str, requirements:
     with atomic_path(out) as folder:
         words = {"model": model, "format": kind, "rows": file, "out": folder}
         options = [str(word) for name, value in words.items() for word in (f"--{name}", value)]
-        call([str(export_python()), "-m", quantized.__name__, *options], {"HF_HUB_OFFLINE": "1"}, LOGS / "exports.log")
+        call([str(export_python()), "-m", quantize.__name__, *options], {"HF_HUB_OFFLINE": "1"}, LOGS / "exports.log")
         if modelfile:
             (folder / "Modelfile").write_text(modelfile, encoding="utf-8")
         write_json(folder / "export.json", {"key": key})
@@ -128,11 +128,11 @@ def make(kind: str, model: Path, rows: list[dict], modelfile: str, requirements:
 
 @contextmanager
 def serving(kind: str, model: Path, params: Params, log: Path) -> Iterator[list[str]]:
-    """Yield the URLs of servers of the format: vLLM as predictions sets it up, one llama.cpp for gguf."""
+    """Yield the URLs of servers of the format: vLLM as predictions sets it up, one llama_server.cpp for gguf."""
     settings = params.predictions
     if kind == "gguf":
         port = server.free_port()
-        line = [str(export_python()), "-m", llama.__name__, str(model / "xinglin.gguf")]
+        line = [str(export_python()), "-m", llama_server.__name__, str(model / "xinglin.gguf")]
         line += [str(port), str(settings.max_model_len), params.decoding.model_dump_json()]
         with server.up("llama.cpp", line, server.environment(), port, log) as url:
             yield [url]
@@ -180,7 +180,7 @@ def answers(kind: str, model: Path, asked: list[dict], params: Params, merged: d
 
     Prompts read otherwise than `merged` says of the merged model stop it before it answers.
     """
-    chosen = params.predictions.model_copy(update={"concurrency": llama.SLOTS}) if kind == "gguf" else params.predictions
+    chosen = params.predictions.model_copy(update={"concurrency": llama_server.SLOTS}) if kind == "gguf" else params.predictions
     dtype = "" if kind == "gguf" else precision(kind, model, params.predictions.dtype)
     counts = what_counts(params.predictions, params.decoding, dtype)
     work = work_folder(f"exports-{kind}", fingerprint(counts, model, [sample["id"] for sample in asked]))

@@ -1,7 +1,7 @@
 """merged: base and adapter as one model, or the tuned model itself, chat template and model card inside, after gate and parity check.
 
 Usage: stages/run merged --base models/base.json --adapter models/adapter --predictions data/predictions \
-           --metrics metrics.json --template templates/export.yaml --card templates/card.md --tokenizer models/tokenizer \
+           --metrics metrics.json --template templates/merge.yaml --card templates/card.md --tokenizer models/tokenizer \
            --out models/merged
 
 The parity check asks a vLLM server of the merged model for the log-probabilities of the adapter's own answers, prompts

@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, sync_playwright
 from ruamel.yaml import YAML
 
 from benchmarks import bases
-from tools.params import Params
+from tools.all_params import Params
 
 hypothesis.settings.register_profile("same", derandomize=True)  # `make test` tries the same cases each time, `make soak` new ones
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))

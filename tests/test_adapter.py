@@ -229,7 +229,7 @@ def test_the_adapter_names_its_base_as_the_hub_does_not_by_a_folder_of_this_mach
 
 
 def test_what_params_yaml_holds_stands_in_no_template():
-    export = yaml.safe_load((ROOT / "templates" / "export.yaml").read_text(encoding="utf-8"))
+    export = yaml.safe_load((ROOT / "templates" / "merge.yaml").read_text(encoding="utf-8"))
     sections = params_with().model_dump()
     for template in (TEMPLATE, export):
         assert not template.keys() & (sections["adapter"].keys() | sections["merged"].keys() | sections["split"].keys())

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from benchmarks import broken
+from tests import broken_bases as broken
 from tests.conftest import ROOT, params_with
 from xinglin.bases import check, proof, tokenizer
 

@@ -12,7 +12,7 @@ import jinja2
 import pytest
 
 from benchmarks import bases
-from benchmarks.broken import BROKEN, sharded
+from tests.broken_bases import BROKEN, sharded
 from xinglin.files import file_sha256
 from xinglin.serving.server import vllm_python
 

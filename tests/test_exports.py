@@ -10,7 +10,7 @@ import pytest
 from ruamel.yaml import YAML
 from tokenizers import Tokenizer
 
-from evaluations import exports, llama, quantized
+from evaluations import exports, llama_server, quantize
 from tests.conftest import ROOT, Project, params_with
 from xinglin.bases.tokenizer import dialogues, prepare
 from xinglin.files import read_json, write_json
@@ -35,7 +35,7 @@ def test_the_modelfile_holds_file_template_decoding_context_and_stops():
 
 def test_llama_cpp_is_set_to_context_and_decoding_of_the_parameters():
     params = SimpleNamespace(model=SimpleNamespace(), sampling=SimpleNamespace())
-    llama.settings(params, "xinglin.gguf", 8000, 2048, params_with(SAMPLED).decoding.model_dump())
+    llama_server.settings(params, "xinglin.gguf", 8000, 2048, params_with(SAMPLED).decoding.model_dump())
     assert (params.model.path, params.hostnames, params.port) == ("xinglin.gguf", ["127.0.0.1"], 8000)
     assert params.n_ctx == 2048 * params.n_parallel
     assert (params.sampling.penalty_repeat, params.sampling.penalty_last_n) == (1.05, 2048)
@@ -46,9 +46,9 @@ def test_a_gguf_file_carries_the_decoding_of_the_merged_model():
     written = {}
     names = ("temp", "top_p", "top_k", "min_p", "penalty_repeat", "penalty_last_n")
     writer = SimpleNamespace(**{f"add_sampling_{name}": partial(written.__setitem__, name) for name in names})
-    quantized.put_decoding(writer, generation_config(params_with().decoding, {}, {2}), 4096)
+    quantize.put_decoding(writer, generation_config(params_with().decoding, {}, {2}), 4096)
     assert written == {"temp": 0.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "penalty_repeat": 1.3, "penalty_last_n": 4096}
-    quantized.put_decoding(writer, generation_config(params_with(SAMPLED).decoding, {}, {2}), 4096)
+    quantize.put_decoding(writer, generation_config(params_with(SAMPLED).decoding, {}, {2}), 4096)
     assert written == {"temp": 0.7, "top_p": 0.8, "top_k": 20, "min_p": 0.0, "penalty_repeat": 1.05, "penalty_last_n": 4096}
 
 
@@ -92,17 +92,17 @@ def test_groups_divide_every_layer_of_the_profiles_bases(capsys):
     shapes = {(384, 1024, 6): 128, (1536, 8960, 12): 128, (3584, 18944, 28): 128, (320, 864, 5): 32}
     for (hidden, inner, heads), size in shapes.items():
         config = {"hidden_size": hidden, "intermediate_size": inner, "num_attention_heads": heads}
-        assert quantized.group_size(config) == size
+        assert quantize.group_size(config) == size
     with pytest.raises(SystemExit):
-        quantized.group_size({"hidden_size": 100, "intermediate_size": 100, "num_attention_heads": 4})
+        quantize.group_size({"hidden_size": 100, "intermediate_size": 100, "num_attention_heads": 4})
     assert "gptq: layers of [100, 100, 100] inputs: expected multiples of 32" in capsys.readouterr().err
 
 
 def test_a_stretched_rope_is_refused(capsys):
-    assert quantized.rope_base({"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}) == 1e4
-    assert quantized.rope_base({"rope_theta": 1e6}) == 1e6
+    assert quantize.rope_base({"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}) == 1e4
+    assert quantize.rope_base({"rope_theta": 1e6}) == 1e6
     with pytest.raises(SystemExit):
-        quantized.rope_base({"rope_parameters": {"rope_type": "yarn"}})
+        quantize.rope_base({"rope_parameters": {"rope_type": "yarn"}})
     assert "rope_type 'yarn': expected 'default'" in capsys.readouterr().err
 
 
@@ -110,7 +110,7 @@ def test_every_id_of_the_vocabulary_has_a_text_and_a_kind():
     tokenizer = {"model": {"vocab": {"a": 0, "b": 1}}, "added_tokens": [
         {"id": 2, "content": "<|im_end|>", "special": True}, {"id": 3, "content": "<think>", "special": False},
     ]}  # fmt: skip
-    texts, kinds = quantized.vocabulary(tokenizer, 5)
+    texts, kinds = quantize.vocabulary(tokenizer, 5)
     assert texts == ["a", "b", "<|im_end|>", "<think>", "[PAD4]"]
     assert kinds == ["NORMAL", "NORMAL", "CONTROL", "USER_DEFINED", "UNUSED"]
 

@@ -15,7 +15,7 @@ import pytest
 from tests.conftest import ROOT
 from tests.hub import BUSY, CUT, LIMITED, MIRROR, OTHER, POINTER, RESET, SIGNATURE, SLOW, TOKEN, huggingface, modelscope
 from tools import bundle, doctor
-from tools.params import read_params
+from tools.all_params import read_params
 from xinglin import hubs
 from xinglin.serving.server import free_port
 
@@ -40,7 +40,7 @@ RECORD = """
 import json
 from pathlib import Path
 from xinglin.bases.record import locate, record
-from tools.params import read_params
+from tools.all_params import read_params
 base = read_params().base
 print(json.dumps(record(base, locate(base, Path("none")))))
 """

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 
 from tests.conftest import ROOT, default_params
-from tools.params import read_params
+from tools.all_params import read_params
 from xinglin.files import atomic_path
 from xinglin.params import ParamsFile
 from xinglin.training.settings import Adapter

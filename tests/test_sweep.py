@@ -7,8 +7,8 @@ import pytest
 
 from tests.conftest import ROOT
 from tools import best, sweep
+from tools.all_params import read_params
 from tools.experiments import Experiment, flat
-from tools.params import read_params
 
 
 def test_a_grid_is_every_combination_once():

@@ -10,8 +10,8 @@ import pytest
 
 from benchmarks import gpu_answering, pipeline
 from tests.conftest import ROOT, default_params, params_with
-from tools import board, doctor, profile, repro, serve, table
-from tools.params import read_params
+from tools import board, doctor, print_metrics, profile, repro, serve
+from tools.all_params import read_params
 from xinglin.files import file_sha256, write_json
 from xinglin.serving.decoding import Decoding, generation_config
 
@@ -173,7 +173,7 @@ def test_doctor_names_versions_hardware_and_what_is_missing(workplace, capsys):
     out = capsys.readouterr().out
     for words in ("llamafactory  0.9.5", "vllm", "build)", "torch", "dvc", "disk", "memory", "/nowhere/d.jsonl: no such file"):
         assert words in out
-    assert table.show
+    assert print_metrics.show
 
 
 def test_doctor_says_that_vllms_environment_is_missing_and_goes_on(workplace, capsys, monkeypatch):

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tools.params import read_params
+from tools.all_params import read_params
 from xinglin.bases.check import Asked, file_problems, wanted
 from xinglin.bases.proof import proof, summary
 from xinglin.bases.record import locate, refuse

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
+from tools.all_params import read_params
 from tools.experiments import flat
-from tools.params import read_params
 from tools.profile import PARAMS, editor
 from tools.sweep import DVC, ranked, show
 from xinglin.cli import fail

@@ -9,7 +9,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from tools.params import read_params
+from tools.all_params import read_params
 from xinglin.bases.folder import open_base
 from xinglin.cli import fail
 from xinglin.files import read_json

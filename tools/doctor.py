@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from tools.params import Params, read_params
+from tools.all_params import Params, read_params
 from xinglin.hardware import cards, memory
 from xinglin.serving import server
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from tools.params import read_params
+from tools.all_params import read_params
 from xinglin.cli import fail
 from xinglin.dialogues.cleaning import tidy
 from xinglin.dialogues.formats import SHAPES, Unusable, shape_of

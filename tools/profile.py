@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from tools.params import read_params
+from tools.all_params import read_params
 from xinglin.cli import fail
 from xinglin.files import atomic_path
 from xinglin.params import load, overlay

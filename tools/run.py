@@ -16,7 +16,7 @@ def check_params() -> None:
     """Check every section, unless this very file was checked before: what the sections stand beside takes seconds to load."""
     if PARAMS.is_file() and CHECKED.is_file() and CHECKED.read_text() == file_sha256(PARAMS):
         return
-    from tools.params import read_params
+    from tools.all_params import read_params
 
     read_params()
     WORK.mkdir(exist_ok=True)

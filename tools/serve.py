@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from app.settings import Serve
-from tools.params import read_params
+from tools.all_params import read_params
 from tools.stale import stale_stages
 from xinglin.cli import fail
 from xinglin.hardware import need_memory

@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 
-from tools.params import read_params
+from tools.all_params import read_params
 from xinglin.cli import bearer, fail
 from xinglin.files import read_json, read_jsonl
 from xinglin.serving.answers import token_logprobs

@@ -1,4 +1,4 @@
-"""Which stages of the workspace are not of one run: what tools show or serve is not to be put together from several."""
+"""The stages whose outputs do not fit what is in the workspace, as DVC knows: what is shown or served must be of one run."""
 
 import json
 import subprocess

@@ -23,8 +23,8 @@ import numpy as np
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from tools.all_params import read_params
 from tools.experiments import Experiment, find
-from tools.params import read_params
 from xinglin.cli import fail
 from xinglin.scoring.intervals import interval
 from xinglin.scoring.scores import MEANING, NAMES

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-from tools.params import read_params
+from tools.all_params import read_params
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Models and data sets from Hugging Face and ModelScope: what is read of them, checked against the hub's sizes and checksums.
+"""Models and data sets from Hugging Face and ModelScope: what is read of them, checked against sizes and checksums; the sections `raw` and `base`.
 
 Usage: from xinglin.hubs import fetch_data, fetch_model
 """

@@ -1,4 +1,4 @@
-"""What a run took, in seconds and rates: kept in logs/, where neither git nor DVC compares it.
+"""What training and predictions took, in seconds and rates: kept in logs/, where neither git nor DVC compares it.
 
 A timing belongs to one output. Where DVC has brought back another one from its cache, there is none.
 """

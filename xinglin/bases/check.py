@@ -1,7 +1,6 @@
-"""What a base must be before anything is trained on it: checks of its files, then the proof on its own tokenizer.
+"""What can be wrong with a base and the parameters beside it, told by its files alone, before anything is trained.
 
-The checks read the files alone, in a second, and name each thing that is wrong with its cure. The proof loads both
-environments: each must read every text, and every prompt of the chat template, as training does.
+Each thing that is wrong is named with its cure, in about a second. What only loading can tell is the proof's, proof.py.
 """
 
 import ast

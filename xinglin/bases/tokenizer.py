@@ -1,4 +1,4 @@
-"""The tokenizer of a base, written so that every library reads it alike, and the proof that they do.
+"""The tokenizer of a base, written so that every library reads it alike, and the readers that the proof compares.
 
 transformers reads a tokenizer by the class that its configuration names, and each version reads some of them otherwise:
 DeepSeek-R1-Distill's lose every Chinese character in 5.6 (huggingface/transformers#45488). What is written here names

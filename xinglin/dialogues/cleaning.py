@@ -1,4 +1,4 @@
-"""The cleaning that all dialogues share; docs/data.md states its rules, `Counts` counts what they did."""
+"""The cleaning that all dialogues share; docs/data.md states its rules, and each is counted."""
 
 import re
 import unicodedata

@@ -1,4 +1,4 @@
-"""The section `metrics` of params.yaml: how sure the scores are."""
+"""The section `metrics` of params.yaml: the resamples behind the intervals, and the model that scores meaning."""
 
 from typing import Annotated
 

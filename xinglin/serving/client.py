@@ -1,4 +1,4 @@
-"""Asking: requests to a server of OpenAI's API, many at once, each answer kept on disk as it comes."""
+"""Requests to a server of OpenAI's API, many at once, each answer kept on disk as it comes."""
 
 import asyncio
 import resource

@@ -1,6 +1,6 @@
 """Print metrics.json as a table of base against tuned.
 
-Usage: python -m tools.table metrics.json
+Usage: python -m tools.print_metrics metrics.json
 """
 
 import sys

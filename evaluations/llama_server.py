@@ -1,6 +1,6 @@
-"""llama: llama.cpp's OpenAI server on a GGUF file; its Python is that of .venv-export.
+"""Helper of exports: llama.cpp's OpenAI server on a GGUF file; its Python is that of .venv-export.
 
-Usage: python -m evaluations.llama MODEL.gguf PORT TOKENS DECODING
+Usage: python -m evaluations.llama_server MODEL.gguf PORT TOKENS DECODING
 
 A conversation may have TOKENS tokens. DECODING is the section of params.yaml as JSON; its penalty acts on all of the
 conversation, as vLLM's does.

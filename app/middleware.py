@@ -12,7 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app import metrics
+from app import prometheus
 from app.errors import APIError
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -52,7 +52,7 @@ def set_up_logging() -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
-class Observed:
+class RequestLog:
     """The middleware; plain ASGI, so that streams pass through untouched."""
 
     def __init__(self, app: ASGIApp, max_body_bytes: int, page: str) -> None:
@@ -90,7 +90,7 @@ class Observed:
                     out.setdefault("Cache-Control", "no-store")
             await send(message)
 
-        metrics.ACTIVE.inc()
+        prometheus.ACTIVE.inc()
         try:
             length = headers.get("content-length", "0")
             if length.isascii() and length.isdigit() and int(length) > self.limit and not on_page:
@@ -98,15 +98,15 @@ class Observed:
             else:
                 await self.app(scope, received, sent)
         finally:
-            metrics.ACTIVE.dec()
+            prometheus.ACTIVE.dec()
             self.note(scope, request_id, status, time.perf_counter() - start)
 
     def note(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
         """Count and log a request; the page's own traffic is not logged, it would say when somebody types."""
         found = scope.get("route")
         route = self.page if scope["path"].startswith(self.page) else getattr(found, "path", "other")
-        metrics.REQUESTS.labels(route, status).inc()
-        metrics.SECONDS.labels(route).observe(seconds)
+        prometheus.REQUESTS.labels(route, status).inc()
+        prometheus.SECONDS.labels(route).observe(seconds)
         if route != self.page and route not in ("/healthz", "/readyz", "/metrics"):
             fields = {"request_id": request_id, "method": scope["method"], "route": route, "status": status, "ms": round(seconds * 1000, 1)}
             log.info("request", extra={"fields": fields})

@@ -15,6 +15,7 @@ import torch
 import yaml
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
+from tests.test_training_by_pack import SHAPE, plain_varlen
 from transformers import (
     AttentionInterface,
     AttentionMaskInterface,
@@ -30,7 +31,6 @@ from transformers import (
 
 from stages.adapter import LOSS_ALONE
 from tests.conftest import ROOT
-from tests.test_training_by_pack import SHAPE, plain_varlen
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 TINY = ROOT / "models" / "tiny"

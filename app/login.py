@@ -72,7 +72,7 @@ def install(app: FastAPI) -> None:
         name = "attachment; filename=\"conversations.json\"; filename*=UTF-8''%E6%88%91%E7%9A%84%E5%AF%B9%E8%AF%9D.json"
         return Response(text, media_type="application/json", headers={"Content-Disposition": name})
 
-    app.add_middleware(Door, store=store)
+    app.add_middleware(LoginRequired, store=store)
 
 
 def form(error: str, status: int = 200) -> Response:
@@ -80,7 +80,7 @@ def form(error: str, status: int = 200) -> Response:
     return HTMLResponse(LOGIN.format(error=html.escape(error)), status, {"Content-Security-Policy": policy})
 
 
-class Door:
+class LoginRequired:
     """Sends whoever opens the page without being let in to where they are."""
 
     def __init__(self, app: ASGIApp, store: Store) -> None:

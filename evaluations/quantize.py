@@ -1,6 +1,6 @@
-"""quantized: a merged model in a lighter format; run by .venv-export's Python, which holds the libraries for it.
+"""Helper of exports: a merged model in a lighter format; run by .venv-export's Python, which holds the libraries for it.
 
-Usage: python -m evaluations.quantized --model models/merged --format fp8 --rows calibration.jsonl --out models/exports/fp8
+Usage: python -m evaluations.quantize --model models/merged --format fp8 --rows calibration.jsonl --out models/exports/fp8
 
 fp8: weights in 8 bit floats, a scale for each output channel; activations in 8 bit as they come (compressed-tensors).
 gptq: weights in 4 bit, a scale for each group, rounded so that the outputs on `rows` stay (Frantar et al. 2022).
