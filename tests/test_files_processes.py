@@ -132,3 +132,11 @@ def test_unfinished_work_of_the_setting_before_stays_and_what_is_in_use(tmp_path
 def test_experiments_in_dvcs_copies_share_the_unfinished_work_of_the_checkout():
     assert files.work_root(Path("/home/me/xinglin")) == Path(".work")
     assert files.work_root(Path("/home/me/xinglin/.dvc/tmp/exps/tmp1")) == Path("/home/me/xinglin/.work")
+
+
+def test_only_what_takes_hours_is_shared(tmp_path, monkeypatch):
+    (tmp_path / "copy").mkdir()
+    monkeypatch.chdir(tmp_path / "copy")
+    monkeypatch.setattr(files, "WORK", tmp_path / ".work")
+    assert files.work_folder("adapter", "a").is_relative_to(tmp_path / ".work")
+    assert files.work_folder("base", "a").resolve().is_relative_to(tmp_path / "copy")

@@ -12,4 +12,9 @@ def stale_stages(*stages: str) -> list[str]:
     done = subprocess.run([DVC, "status", "--json", *(stages or ["dvc.yaml"])], capture_output=True, text=True)
     if done.returncode:
         return []  # no DVC repository: an export of the sources, say
-    return [name for name, changes in json.loads(done.stdout or "{}").items() if changes]
+    return [name for name, changes in json.loads(done.stdout or "{}").items() if differs(changes)]
+
+
+def differs(changes: list) -> bool:
+    """Say whether something is another than the lock says; what is merely not here, an input that was not pulled say, is not."""
+    return any(isinstance(change, str) or "modified" in json.dumps(change) for change in changes)

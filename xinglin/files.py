@@ -20,13 +20,14 @@ KEPT = 2  # folders of unfinished work for each stage: the present one, and the 
 def work_root(here: Path) -> Path:
     """Return the folder of unfinished work, outside DVC's outs, which it deletes before each run.
 
-    The copies in which DVC runs experiments, below .dvc/tmp, share the checkout's: a killed one goes on there too.
+    The copies in which DVC runs experiments, below .dvc/tmp, have the checkout's, so that a killed one goes on there too.
     """
     checkout = next((folder.parent for folder in here.parents if folder.name == ".dvc"), None)
     return (checkout or Path()) / ".work"
 
 
 WORK = work_root(Path.cwd())
+SHARED = ("adapter", "predictions")  # what takes hours; the rest may name files of the copy that it stands in
 
 
 @contextmanager
@@ -109,7 +110,7 @@ def file_sha256(path: Path) -> str:
 
 def work_folder(stage: str, key: str) -> Path:
     """Return `.work/STAGE/KEY`, where a killed run left what it had done; of other keys the latest stays, and what is in use."""
-    folder = WORK / stage / key
+    folder = (WORK if stage in SHARED else Path(".work")) / stage / key
     folder.mkdir(parents=True, exist_ok=True)
     owner(folder).write_text(str(os.getpid()))
     others = sorted((other for other in folder.parent.iterdir() if other.is_dir() and other != folder), key=lambda other: -other.stat().st_mtime)
