@@ -15,7 +15,7 @@ import torch
 import yaml
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
-from tests.test_training_by_pack import SHAPE, plain_varlen
+from tests.test_llamafactory_packs import SHAPE, plain_varlen
 from transformers import (
     AttentionInterface,
     AttentionMaskInterface,
