@@ -15,7 +15,6 @@ import torch
 import yaml
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
-from tests.test_llamafactory_packs import SHAPE, plain_varlen
 from transformers import (
     AttentionInterface,
     AttentionMaskInterface,
@@ -31,6 +30,7 @@ from transformers import (
 
 from stages.adapter import LOSS_ALONE
 from tests.conftest import ROOT
+from tests.test_llamafactory_packs import SHAPE, plain_varlen
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 TINY = ROOT / "models" / "tiny"
