@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -24,6 +25,7 @@ from ruamel.yaml import YAML
 
 from benchmarks import bases
 from tools.profile import editor
+from xinglin.cli import end
 from xinglin.hardware import cards
 from xinglin.params import load, overlay
 from xinglin.serving.server import free_port
@@ -177,6 +179,7 @@ def main() -> None:
     parser.add_argument("--no-serve", action="store_true")
     parser.add_argument("--out", type=Path, help="JSON of all that was seen")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, end)  # so that a server of ours ends too
     args.folder = args.folder.resolve()
     seen = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(str(n) for n in range(len(cards()))))
     gpus = cycle(seen.split(","))
