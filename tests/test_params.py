@@ -90,6 +90,17 @@ def test_parameters_that_change_while_a_stage_runs_put_nothing_in_place(workplac
     assert (folder / "out").read_text() == "made" and not list(folder.glob(".*.part"))
 
 
+def test_an_edit_in_the_middle_of_a_run_is_seen_and_ends_nothing(workplace):
+    folder = workplace()
+    params, text = Adapters.read(), (folder / "params.yaml").read_text()
+    assert params.changed() is None
+    for half in ("adapter: [1,\n  2: }\n", "", text.replace("lora_rank: 8", "lora_rank: 16")):
+        (folder / "params.yaml").write_text(half)
+        assert params.changed() == "adapter"
+    (folder / "params.yaml").write_text(text)
+    assert params.changed() is None
+
+
 def test_a_stage_checks_the_sections_that_it_reads_and_no_other(workplace, capsys):
     workplace({"serve.port": "high", "adapter.lora_rank": 16})
     assert Adapters.read().adapter.lora_rank == 16

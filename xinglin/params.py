@@ -57,10 +57,13 @@ class ParamsFile(Section):
         return found
 
     def changed(self) -> str | None:
-        """Return the first section that the file holds otherwise by now."""
+        """Return the first section that the file holds otherwise by now; a file in the middle of an edit ends nothing."""
         if not self._file.is_file():
             return None
-        now = load(self._file)
+        try:
+            now = YAML(typ="safe", pure=True).load(self._file) or {}
+        except (OSError, YAMLError):
+            now = {}
         return next((section for section in type(self).model_fields if now.get(section) != self._values.get(section)), None)
 
     def ensure_unchanged(self) -> None:
