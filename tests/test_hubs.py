@@ -367,7 +367,7 @@ def test_the_stage_proves_a_model_that_comes_from_hugging_face(environment, stag
     files = {file.name: file.read_bytes() for file in TINY.iterdir() if file.is_file()}
     with huggingface(files) as served:
         made = environment("huggingface", served.endpoint)
-        done = stage_process("base", made, tiny="none", out="base.json", tokenizer="tokenizer", check="check.json")
+        done = stage_process("base", made, tiny="none", out="base.json", files="base_files.json", tokenizer="tokenizer", check="check.json")
     assert done.status == 0, done.err
     found = json.loads((tmp_path / "base.json").read_text())
     assert found["model"] == "someone/model" and found["files"]["model.safetensors"]["bytes"] == len(files["model.safetensors"])

@@ -308,13 +308,13 @@ def untouched(files: list[Path]) -> None:
             raise Changed(f"{file.name} in the cache has other bytes than the hub's checksum says, and the hub is not asked")
 
 
-def patiently(call: Callable[[], Any], reached: Callable[[], int] = lambda: 0) -> Any:
+def patiently(call: Callable[[], Any], reached: Callable[[], int] = lambda: 0, hub: str = "huggingface") -> Any:
     """Return `call()`, called again while the hub is busy or the connection breaks, four times at the most without progress."""
     waits, before = iter(WAITS), reached()
     while True:
         try:
             return call()
-        except (HfHubHTTPError, RevisionResolutionError, httpx.TransportError) as error:
+        except errors_of(hub) as error:
             reason = root(error)
             if reached() > before:
                 waits, before = iter(WAITS), reached()
@@ -322,8 +322,17 @@ def patiently(call: Callable[[], Any], reached: Callable[[], int] = lambda: 0) -
             if not wait or not passes(reason):
                 raise
             wait = max(wait, asked_wait(reason))
-            print(f"Hugging Face: {said(reason)}; again in {wait} s", file=sys.stderr)
+            print(f"{NAMES[hub]}: {said(reason)}; again in {wait} s", file=sys.stderr)
             time.sleep(wait)
+
+
+def errors_of(hub: str) -> tuple[type[Exception], ...]:
+    """Return what a hub's client raises where something did not come."""
+    if hub == "huggingface":
+        return HfHubHTTPError, RevisionResolutionError, httpx.TransportError
+    from modelscope_hub.errors import HubError
+
+    return (HubError,)
 
 
 def passes(error: BaseException) -> bool:
@@ -349,7 +358,7 @@ def modelscope_model(model: str, revision: str | None) -> Path:
 
     bearer("MODELSCOPE_API_TOKEN")
     try:
-        return Path(snapshot_download(model, revision=revision, **READ))
+        return Path(patiently(lambda: snapshot_download(model, revision=revision, **READ), hub="modelscope"))
     except NetworkError as error:  # of the listing: files that did not come are another error
         return from_cache("modelscope", error, lambda: snapshot_download(model, revision=revision, local_files_only=True))
 
@@ -360,10 +369,11 @@ def modelscope_file(dataset: str, name: str, revision: str | None) -> Path:
 
     bearer("MODELSCOPE_API_TOKEN")
     hub = HubApi()
-    file = among(hub.list_repo_files(dataset, "dataset", revision=revision), name)
+    file = among(patiently(lambda: hub.list_repo_files(dataset, "dataset", revision=revision), hub="modelscope"), name)
     folder = work_folder("raw", f"{dataset.replace('/', '--')}@{revision or 'master'}")
     checks = {"file_size": file.size, "expected_sha256": file.sha256}
-    return Path(hub.download_file(dataset, "dataset", name, revision=revision, local_dir=folder, **checks))
+    fetched = patiently(lambda: hub.download_file(dataset, "dataset", name, revision=revision, local_dir=folder, **checks), hub="modelscope")
+    return Path(fetched)
 
 
 # Both
