@@ -85,7 +85,7 @@ def test_a_run_that_was_interrupted_goes_on_where_it_stopped(source, hub, fetch,
     [
         ("other.jsonl", [], ["other.jsonl at", "no such file, but README.md, set.jsonl", "raw.file"]),
         ("parts/1.jsonl", [], ["parts/1.jsonl at", "no such file, but README.md, set.jsonl"]),
-        ("set.jsonl", [BUSY] * 9, ["500", "run again to go on"]),
+        ("set.jsonl", [BUSY] * 99, ["500", "run again to go on"]),
         ("set.jsonl", [OTHER] * 9, ["set.jsonl", "run again to go on", "another mirror"]),
     ],
 )
