@@ -119,6 +119,32 @@ def test_other_training_code_starts_anew_and_several_machines_always_do(tmp_path
     assert adapter.run_folder(one, "data") != before
 
 
+def test_a_step_cut_otherwise_goes_on_from_the_same_checkpoints_and_another_step_does_not(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def run(at_once, accumulation, **more):
+        changes = {"per_device_train_batch_size": at_once, "gradient_accumulation_steps": accumulation, **more}
+        return adapter.run_folder(params_with({f"adapter.{name}": value for name, value in changes.items()}).adapter, "data")
+
+    (run(1, 4) / "checkpoint-1").mkdir()
+    for same in (run(2, 2), run(4, 1, batch="auto"), run(1, 4, disable_gradient_checkpointing="auto")):
+        assert same == run(1, 4) and (same / "checkpoint-1").exists()
+    assert run(2, 4) != run(1, 4) and (run(1, 4) / "checkpoint-1").exists(), "the setting before stays"
+
+
+def test_an_edit_during_a_training_is_told_once(workplace, capsys, tmp_path):
+    workplace()
+    watch = adapter.Watch(adapter.Params.read(), tmp_path)
+    watch()
+    assert capsys.readouterr().err == ""
+    workplace({"adapter.lora_rank": 16})
+    watch()
+    watch()
+    (tmp_path / "trainer_log.jsonl").write_text('{"current_steps": 3, "total_steps": 9, "loss": 2.5}\n{"curr')
+    watch()
+    assert capsys.readouterr().err.count("section adapter of params.yaml was edited") == 1
+
+
 def test_curves_are_written_by_kind(tmp_path):
     history = [{"step": 5, "epoch": 0.5, "loss": 3.25}, {"step": 6, "epoch": 0.6, "eval_loss": 3.5}, {"step": 6, "epoch": 0.6, "train_loss": 3}]
     adapter.write_curves(history, tmp_path)
