@@ -19,7 +19,7 @@ from xinglin.bases.folder import open_base
 from xinglin.bases.record import prove_base
 from xinglin.cli import start
 from xinglin.files import fingerprint, work_folder, write_json, write_jsonl
-from xinglin.hubs import Base
+from xinglin.hubs.settings import Base
 from xinglin.params import ParamsFile, Part
 from xinglin.scoring.intervals import interval
 from xinglin.scoring.scores import NAMES, RATES, diversity, table

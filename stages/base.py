@@ -15,7 +15,7 @@ from xinglin.bases.proof import summary
 from xinglin.bases.record import prove_base
 from xinglin.cli import start
 from xinglin.files import atomic_path, write_json
-from xinglin.hubs import Base
+from xinglin.hubs.settings import Base
 
 
 class Params(Asked):

@@ -9,7 +9,8 @@ from pathlib import Path
 from xinglin.cli import fail, start
 from xinglin.dialogues.reading import suffixes
 from xinglin.files import atomic_path, need_space
-from xinglin.hubs import Raw, fetch_data
+from xinglin.hubs.fetch import fetch_data
+from xinglin.hubs.settings import Raw
 from xinglin.params import ParamsFile
 
 

@@ -151,9 +151,7 @@ def stage_process() -> Callable[..., SimpleNamespace]:
         words = [word for key, value in paths.items() for word in (f"--{key}", str(value))]
         environment = os.environ | {"PYTHONPATH": str(ROOT)} | environment
         done = subprocess.run([sys.executable, "-m", module_of(name), *words], env=environment, capture_output=True, text=True, timeout=300)
-        lines = done.stderr.strip().splitlines() or [""]
-        said = [line for line in lines if line.startswith("error: ")] or lines  # threads that still fetch may speak after it
-        return SimpleNamespace(status=done.returncode, error=said[-1], err=done.stderr)
+        return SimpleNamespace(status=done.returncode, error=(done.stderr.strip().splitlines() or [""])[-1], err=done.stderr)
 
     return call
 

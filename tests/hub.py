@@ -46,7 +46,7 @@ class Hub:
 
 TOKEN = "hf_OnlyTheHubMaySeeThis"
 SIGNATURE = "OnlyForThisDownload"
-MIRROR = "/below/a/path"  # where a mirror may have Hugging Face
+BELOW = "/below/a/path"  # where a mirror may have Hugging Face
 
 
 class Answers(BaseHTTPRequestHandler):
@@ -124,7 +124,7 @@ class HuggingFace(Answers):
     """Files of up to 100 bytes are in git, behind a redirection; larger ones in LFS, on another host with a signed address."""
 
     def do_GET(self) -> None:
-        url = urlsplit(self.path.replace(MIRROR, "", 1))  # asked as a proxy, it gets whole addresses
+        url = urlsplit(self.path.replace(BELOW, "", 1))  # asked as a proxy, it gets whole addresses
         self.hub.asked.append(self.path)
         if token := self.headers.get("Authorization"):
             self.hub.told.append(f"{self.headers['Host'].split(':')[0]} {token}")
@@ -178,7 +178,7 @@ class HuggingFace(Answers):
             if cached:
                 return self.send_file(name, **known, **etag)
             place = f"/api/resolve-cache/models/someone/one/{self.hub.commit}/{name}"
-            return self.reply(307, b"", Location=MIRROR + place if self.path.startswith(MIRROR) else place, **known)
+            return self.reply(307, b"", Location=BELOW + place if self.path.startswith(BELOW) else place, **known)
         size, etag = {"X-Linked-Size": str(len(body))}, {"X-Linked-ETag": f'"{hashlib.sha256(body).hexdigest()}"'}
         address = f"http://localhost:{self.server.server_port}/cdn/{name}?X-Amz-Signature={SIGNATURE}"
         self.reply(302, b"", Location=address, **known, **size, **etag)

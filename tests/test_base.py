@@ -6,7 +6,7 @@ import pytest
 
 from tests.conftest import ROOT, default_params
 from xinglin.bases import record
-from xinglin.hubs import Base
+from xinglin.hubs.settings import Base
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 TINY = ROOT / "models" / "tiny"

@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import ROOT, default_params
 from xinglin.bases import folder as model_folder
 from xinglin.bases.record import record
-from xinglin.hubs import Base
+from xinglin.hubs.settings import Base
 
 
 @pytest.fixture

@@ -13,14 +13,15 @@ from types import SimpleNamespace
 import pytest
 
 from tests.conftest import ROOT
-from tests.hub import BUSY, CUT, LIMITED, MIRROR, OTHER, POINTER, RESET, SIGNATURE, SLOW, TOKEN, huggingface, modelscope
+from tests.hub import BELOW, BUSY, CUT, LIMITED, OTHER, POINTER, RESET, SIGNATURE, SLOW, TOKEN, huggingface, modelscope
 from tools import bundle, doctor
 from tools.all_params import read_params
-from xinglin import hubs
+from xinglin.hubs import faults as hub_faults
 from xinglin.serving.server import free_port
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 TINY = ROOT / "models" / "tiny"
+HUB = "http://hub.invalid"  # behind a proxy alone
 WEIGHTS = bytes(range(256)) * 12_000
 SHARDS = {"model-00001-of-00002.safetensors": WEIGHTS, "model-00002-of-00002.safetensors": WEIGHTS[::-1]}
 MODEL = SHARDS | {
@@ -145,21 +146,21 @@ def test_a_mirror_that_keeps_git_lfs_pointers_alone_is_told_of(fetch):
 
 def test_a_mirror_below_a_path_without_xet_and_the_commits_header_is_enough_behind_a_proxy(fetch):
     with huggingface(MODEL, bare=True, xet=True) as served:  # huggingface/huggingface_hub#1796, #2808, #4475
-        done = fetch("huggingface", f"http://hub.invalid{MIRROR}/", **behind(served.endpoint))
+        done = fetch("huggingface", HUB + BELOW + "/", **behind(served.endpoint))
     assert done.status == 0, done.err
     assert done.files == listed(MODEL)
-    assert [path for path in served.asked if path.startswith(f"http://hub.invalid{MIRROR}/someone/model/resolve/")]
+    assert [path for path in served.asked if path.startswith(HUB + BELOW + "/someone/model/resolve/")]
 
 
 def test_a_mirror_that_sends_on_to_the_hub_itself_gets_a_gated_model_too(fetch):
     with huggingface(MODEL, gated=True, moved=True) as served:
-        done = fetch("huggingface", "http://hub.invalid", **behind(served.endpoint))
+        done = fetch("huggingface", HUB, **behind(served.endpoint))
     assert done.status == 0, done.err
     assert {line.split()[0] for line in served.told} == {"hub.invalid", "huggingface.co"}
 
 
 def test_a_proxy_that_is_not_there_or_shows_a_page_is_one_line_without_its_password(fetch):
-    done = fetch("huggingface", "http://hub.invalid", **behind(f"http://127.0.0.1:{free_port()}"))
+    done = fetch("huggingface", HUB, **behind(f"http://127.0.0.1:{free_port()}"))
     assert done.status == 1 and "hub.invalid cannot be reached" in done.error and "proxy" in done.error
     assert PASSWORD not in done.err
     with huggingface(MODEL, page=True) as served:
@@ -317,7 +318,7 @@ def test_offline_takes_what_is_whole_from_the_cache_and_nothing_else(fetch):
     "https://cdn.cn/x?X-Amz-Signature=secret failed",
 ])  # fmt: skip
 def test_an_errors_text_is_said_without_what_one_is_logged_in_with(text):
-    found = hubs.said(ValueError(text))
+    found = hub_faults.said(ValueError(text))
     assert "secret" not in found and found.split()[0] in text
 
 

@@ -11,7 +11,7 @@ from evaluations.judgements import Judgements
 from stages.converted import Converted
 from stages.merged import Merged
 from stages.split import Split
-from xinglin.hubs import Base, Raw
+from xinglin.hubs.settings import Base, Raw
 from xinglin.params import ParamsFile
 from xinglin.scoring.settings import Metrics
 from xinglin.serving.decoding import Decoding

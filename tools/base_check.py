@@ -13,7 +13,7 @@ from xinglin.bases.check import Asked, file_problems, wanted
 from xinglin.bases.proof import proof, summary
 from xinglin.bases.record import locate, refuse
 from xinglin.cli import fail
-from xinglin.hubs import Base
+from xinglin.hubs.settings import Base
 
 
 def named(model: str, known: Base, hub: str) -> Base:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from xinglin.bases.folder import sha256
 from xinglin.files import read_json
-from xinglin.hubs import Base, Raw
+from xinglin.hubs.settings import Base, Raw
 from xinglin.params import ParamsFile
 
 DVC = f"{sys.prefix}/bin/dvc"

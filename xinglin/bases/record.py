@@ -9,7 +9,8 @@ from xinglin.bases.check import Asked, file_problems, wanted
 from xinglin.bases.folder import LOADED, sha256
 from xinglin.bases.proof import proof
 from xinglin.cli import fail
-from xinglin.hubs import Base, fetch_model
+from xinglin.hubs.fetch import fetch_model
+from xinglin.hubs.settings import Base
 
 
 def locate(base: Base, tiny: Path) -> Path:
