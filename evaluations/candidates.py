@@ -27,9 +27,11 @@ def show(found: dict[str, dict]) -> str:
 
 def main() -> None:
     paths = start(__doc__, "folder", "out")
-    found = {name: read_json(paths.folder / f"{name}.json") for name in Params.read().candidates}
+    params = Params.read()
+    found = {name: read_json(paths.folder / f"{name}.json") for name in params.candidates}
     if len({one["samples"] for one in found.values()}) > 1:
         fail("candidates: the profiles differ in predictions.max_samples, so their scores are of other dialogues")
+    params.ensure_unchanged()
     write_csv(paths.out, ["name", *COLUMNS], ([name, *(one[column] for column in COLUMNS)] for name, one in found.items()))
     print(show(found))
 

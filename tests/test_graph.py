@@ -80,6 +80,13 @@ def test_what_is_in_git_does_not_keep_a_stage_out_of_the_run_cache(name):
         assert not [out for out in STAGES[name].get("outs", []) if isinstance(out, dict)], "list it under plots or metrics"
 
 
+@pytest.mark.parametrize("name", ALL)
+def test_no_output_is_put_in_place_before_the_parameters_are_seen_to_be_the_same(name):
+    (file,) = files_of(module_of(name))
+    calls = [node.func.attr for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
+    assert "ensure_unchanged" in calls
+
+
 FLOORS = {"xinglin": 0, "stages": 1, "evaluations": 2, "app": 3, "tools": 3, "benchmarks": 3}  # what stands on what
 
 

@@ -10,6 +10,7 @@ import sys
 import time
 from types import SimpleNamespace
 
+import httpx
 import pytest
 
 from tests.conftest import ROOT
@@ -320,6 +321,15 @@ def test_offline_takes_what_is_whole_from_the_cache_and_nothing_else(fetch):
 def test_an_errors_text_is_said_without_what_one_is_logged_in_with(text):
     found = hub_faults.said(ValueError(text))
     assert "secret" not in found and found.split()[0] in text
+
+
+def test_a_thread_says_nothing_more_once_another_has_failed_for_good(capsys):
+    def broken():
+        raise httpx.ReadError("cut")
+
+    with pytest.raises(httpx.ReadError):
+        hub_faults.patiently(broken, given_up=lambda: True)
+    assert capsys.readouterr().err == ""
 
 
 # What the other stages see of it

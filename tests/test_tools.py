@@ -4,6 +4,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -299,3 +300,16 @@ def test_a_source_that_changed_under_its_name_is_read_again(workplace, tmp_path)
     assert list(repro.changed(repro.Params.read())) == ["raw", "base"]
     workplace(named | {"raw.source": "sample", "base.source": "tiny"})
     assert list(repro.changed(repro.Params.read())) == []
+
+
+@pytest.mark.parametrize("status", [0, 3])
+def test_what_has_changed_is_read_before_the_rest_is_made(monkeypatch, status):
+    ran = []
+    monkeypatch.setattr(repro.Params, "read", lambda: None)
+    monkeypatch.setattr(repro, "changed", lambda params: iter(["raw"]))
+    monkeypatch.setattr("subprocess.run", lambda line: ran.append(line[1:]) or subprocess.CompletedProcess(line, status))
+    monkeypatch.setattr("os.execv", lambda program, line: ran.append(line[1:]))
+    monkeypatch.setattr("sys.argv", ["repro", "metrics"])
+    with pytest.raises(SystemExit) if status else nullcontext():
+        repro.main()
+    assert ran == [["repro", "--force", "--single-item", "raw"], ["repro", "metrics"]][: 1 if status else 2]
