@@ -11,6 +11,7 @@ from pathlib import Path
 
 from app.settings import Params
 from app.store import Message, Store, pairs
+from xinglin.cli import run_command
 from xinglin.files import write_jsonl
 
 OUT = Path("data/feedback/dialogues.jsonl")
@@ -36,4 +37,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

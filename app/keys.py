@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from app.access import digest
 from app.settings import Params
 from app.store import Missing, Store
-from xinglin.cli import fail
+from xinglin.cli import CommandError, run_command
 
 
 def add(store: Store, name: str, days: int | None = None) -> str:
@@ -38,10 +38,10 @@ def main() -> None:
             try:
                 store.revoke(identity)
             except Missing:
-                fail(f"{identity}: no such key")
+                raise CommandError(f"{identity}: no such key")
         case words:
-            fail(f"{' '.join(words) or 'nothing'}: expected add NAME [DAYS], list, or revoke ID", 2)
+            raise CommandError(f"{' '.join(words) or 'nothing'}: expected add NAME [DAYS], list, or revoke ID", 2)
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

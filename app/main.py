@@ -26,7 +26,7 @@ from app.middleware import RequestLog, log, set_up_logging
 from app.settings import Params
 from app.store import Store
 from app.upstream import Upstream
-from xinglin.cli import fail
+from xinglin.cli import CommandError, run_command
 
 DAY_SECONDS = 86_400
 
@@ -112,7 +112,7 @@ def main() -> None:
     try:
         app = create(params)
     except sa.exc.OperationalError as error:
-        fail(f"app.database: cannot be opened: {' '.join(str(error.orig).split())[:200]}")
+        raise CommandError(f"app.database: cannot be opened: {' '.join(str(error.orig).split())[:200]}")
     config: dict[str, Any] = {"host": settings.host, "port": settings.port, "log_config": None, "access_log": False, "server_header": False}
     print(f"app: http://{settings.host}:{settings.port}{login.PATH} (page), http://{settings.host}:{settings.port}/v1 (API)", flush=True)
     server = uvicorn.Server(uvicorn.Config(app, **config, loop="uvloop", http="httptools", timeout_graceful_shutdown=5))
@@ -120,9 +120,9 @@ def main() -> None:
         server.run()
     except SystemExit:
         logging.shutdown()
-        fail(f"app.port: {settings.host}:{settings.port} cannot be listened on: change app.port or stop what is there")
+        raise CommandError(f"app.port: {settings.host}:{settings.port} cannot be listened on: change app.port or stop what is there")
     sys.exit(0 if server.started else 1)
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -28,6 +28,7 @@ import psutil
 from aiohttp import web
 from ruamel.yaml import YAML
 
+from xinglin.cli import run_command
 from xinglin.serving.server import free_port
 
 ROOT = Path(__file__).parent.parent
@@ -165,4 +166,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

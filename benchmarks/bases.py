@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import orjson
 from tqdm import tqdm
 
-from xinglin.cli import fail
+from xinglin.cli import CommandError, run_command
 from xinglin.files import atomic_path, read_json, write_json
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ def vocabulary(folder: Path, name: str) -> tuple[dict, dict]:
     """Return what tokenizer.json and tokenizer_config.json of a vocabulary hold, not to be changed."""
     file = folder / f"{name}.tokenizer.json.xz"
     if not file.is_file():
-        fail(f"{file}: no such file: --vocabularies names the folder that holds the vocabularies")
+        raise CommandError(f"{file}: no such file: --vocabularies names the folder that holds the vocabularies")
     return orjson.loads(lzma.decompress(file.read_bytes())), read_json(folder / f"{name}.tokenizer_config.json")
 
 
@@ -306,9 +306,9 @@ def write_weights(config: dict, known: int, out: Path, seed: int = 0) -> None:
 def sizes(name: str, size: str) -> dict:
     """Return what config.json of a base of that size says of sizes."""
     if name not in BASES:
-        fail(f"{name}: no such base: there are {', '.join(BASES)}")
+        raise CommandError(f"{name}: no such base: there are {', '.join(BASES)}")
     if size not in BASES[name]["sizes"]:
-        fail(f"{size}: {name} has no such size: there are {', '.join(BASES[name]['sizes'])}")
+        raise CommandError(f"{size}: {name} has no such size: there are {', '.join(BASES[name]['sizes'])}")
     return SHAPES[BASES[name]["config"]["model_type"]][size] | BASES[name]["sizes"][size]
 
 
@@ -342,4 +342,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -25,7 +25,7 @@ from ruamel.yaml import YAML
 
 from benchmarks import bases
 from tools.profile import editor
-from xinglin.cli import end
+from xinglin.cli import end, run_command
 from xinglin.hardware import cards
 from xinglin.params import load, overlay
 from xinglin.serving.server import free_port
@@ -193,4 +193,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 from aiohttp import web
 
+from xinglin.cli import run_command
 from xinglin.serving.client import Chat, collect, connect
 from xinglin.serving.server import free_port
 
@@ -86,4 +87,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

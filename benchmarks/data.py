@@ -25,6 +25,8 @@ import numpy as np
 import orjson
 import psutil
 
+from xinglin.cli import CommandError, run_command
+
 ROOT = Path(__file__).parent.parent
 SINGLE = 131_168 / 226_042  # share of single-turn dialogues (the data set's authors)
 
@@ -124,7 +126,7 @@ def measure(command: list[str], folder: Path) -> tuple[float, float]:
     done.set()
     watcher.join()
     if status:
-        sys.exit(f"error: {' '.join(command)} ended with status {status}")
+        raise CommandError(f"{' '.join(command)} ended with status {status}")
     return seconds, peak
 
 
@@ -174,4 +176,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -21,6 +21,7 @@ from benchmarks.gpu_training import Rows, fit_all, scale_all, train_all
 from benchmarks.synthetic import SHAPES, make_base, make_split
 from stages import predictions
 from tools.all_params import read_params
+from xinglin.cli import CommandError, run_command
 from xinglin.serving import answers, server
 
 ROOT = Path(__file__).parent.parent
@@ -102,7 +103,7 @@ def main() -> None:
                 continue
             try:
                 rows[name] = measure()
-            except SystemExit:  # of a server that did not start: the others are still worth their time
+            except CommandError:  # of a server that did not start: the others are still worth their time
                 rows[name] = {"failed": True}
             print(name, rows[name], flush=True)
             if args.out:  # at once: a rented machine may go at any time
@@ -112,4 +113,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -11,7 +11,7 @@ import yaml
 
 from benchmarks.gpu_training import Rows
 from stages import adapter as trained
-from xinglin.cli import fail
+from xinglin.cli import CommandError
 from xinglin.files import read_jsonl
 from xinglin.serving import answers, server
 from xinglin.serving.client import answered
@@ -82,7 +82,7 @@ def answer_all(profile: Predictions, decoding: Decoding, folder: Path) -> Rows:
     """Yield a way to answer and a function that returns its rates, with the first adapter that the training left."""
     tuned = next((file.parent for file in sorted((folder / "runs").glob("*/adapter_model.safetensors"))), None)
     if tuned is None:
-        fail(f"{folder / 'runs'}: no adapter to answer with: run '--parts train' first")
+        raise CommandError(f"{folder / 'runs'}: no adapter to answer with: run '--parts train' first")
     gpu, cards = trained.on_gpu(), trained.gpus_here()
     ours = partial(answer_by_stage, profile, decoding, folder, tuned)
     shares = dict(REPLICAS) if gpu else {"1": (1, 16)}

@@ -19,6 +19,7 @@ import yaml
 from app.settings import Serve
 from benchmarks.app import EVENTS, RAMP, Stream, load
 from benchmarks.gpu_training import Rows
+from xinglin.cli import CommandError
 from xinglin.files import read_jsonl
 from xinglin.serving import server
 
@@ -82,7 +83,7 @@ def serve(profile: Serve, folder: Path, seconds: float) -> Rows:
     )  # fmt: skip
     asked = questions(folder / "asked.jsonl")
     for name, start, counts in (("ours", ours, CLIENTS), ("LLaMA-Factory's API", partial(api_of_llamafactory, folder), CLIENTS[:2])):
-        with suppress(SystemExit), start() as url:  # one that does not start says why; the other is still worth its time
+        with suppress(CommandError), start() as url:  # one that does not start says why; the other is still worth its time
             loaded(url, 4, 1, asked)
             for clients in counts:
                 yield f"{name}, {clients} clients", partial(loaded, url, clients, seconds, asked)

@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+from xinglin.cli import run_command
+
 
 def main() -> None:
     from vllm import LLM, SamplingParams
@@ -26,4 +28,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

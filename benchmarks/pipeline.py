@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from xinglin.cli import fail
+from xinglin.cli import CommandError, run_command
 from xinglin.files import WORK, remove
 
 DVC = f"{sys.prefix}/bin/dvc"
@@ -24,7 +24,7 @@ def seconds(command: list[str] | str) -> float:
     done = subprocess.run(command, shell=isinstance(command, str), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace")
     if done.returncode:
         print(done.stderr, end="", file=sys.stderr)
-        fail(f"{command if isinstance(command, str) else ' '.join(command)}: ended with status {done.returncode}: the reason stands above")
+        raise CommandError(f"{command if isinstance(command, str) else ' '.join(command)}: ended with status {done.returncode}: the reason stands above")
     return time.perf_counter() - start
 
 
@@ -32,7 +32,7 @@ def forget() -> None:
     """Delete what the stages keep of trainings and answers, so that they are made anew; stop if a training could go on from there."""
     for run in (WORK / "adapter").glob("*"):
         if run.is_dir() and not (run / "done").exists():
-            fail(f"{run}: a training that has not come to its end, which would be lost: end it by 'dvc repro adapter', or remove the folder")
+            raise CommandError(f"{run}: a training that has not come to its end, which would be lost: end it by 'dvc repro adapter', or remove the folder")
     remove(WORK / "adapter")
     remove(WORK / "predictions")
 
@@ -52,4 +52,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

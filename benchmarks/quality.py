@@ -24,7 +24,7 @@ from benchmarks.gpu import card, commit, versions
 from stages import adapter as trained
 from tools.all_params import Params, read_params
 from xinglin.bases.folder import open_base
-from xinglin.cli import fail
+from xinglin.cli import CommandError, run_command
 from xinglin.files import fingerprint, read_json, write_json
 from xinglin.scoring.intervals import interval
 from xinglin.scoring.scores import NAMES, table
@@ -56,7 +56,7 @@ def run(command: list[str], folder: Path, log: str) -> None:
         done = subprocess.run(command, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=output, stderr=output)
     if done.returncode:
         said = (folder / log).read_text(encoding="utf-8", errors="replace").split("\n")
-        fail(f"{folder / log}: ended with status {done.returncode}: {next((line for line in reversed(said) if line.strip()), 'no word')}")
+        raise CommandError(f"{folder / log}: ended with status {done.returncode}: {next((line for line in reversed(said) if line.strip()), 'no word')}")
 
 
 def machine() -> dict:
@@ -189,4 +189,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

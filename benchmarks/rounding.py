@@ -14,6 +14,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from benchmarks.bases import SHAPES
+from xinglin.cli import run_command
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 WORDS, PROMPT = 20_000, 40
@@ -92,4 +93,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

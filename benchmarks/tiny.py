@@ -17,6 +17,7 @@ from peft import LoraConfig, get_peft_model
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from xinglin.cli import run_command
 from xinglin.scoring.scores import NAMES, table
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -145,4 +146,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -17,7 +17,7 @@ import numpy as np
 from xinglin.bases.check import Asked
 from xinglin.bases.folder import open_base
 from xinglin.bases.record import prove_base
-from xinglin.cli import start
+from xinglin.cli import run_command, start
 from xinglin.files import fingerprint, work_folder, write_json, write_jsonl
 from xinglin.hubs.settings import Base
 from xinglin.params import ParamsFile, Part
@@ -89,4 +89,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

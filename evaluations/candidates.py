@@ -3,7 +3,7 @@
 Usage: stages/run evaluations.candidates --folder evaluations/candidates --out plots/candidates.csv
 """
 
-from xinglin.cli import fail, start
+from xinglin.cli import CommandError, run_command, start
 from xinglin.files import read_json, write_csv
 from xinglin.params import ParamsFile
 from xinglin.scoring.scores import NAMES
@@ -30,11 +30,11 @@ def main() -> None:
     params = Params.read()
     found = {name: read_json(paths.folder / f"{name}.json") for name in params.candidates}
     if len({one["samples"] for one in found.values()}) > 1:
-        fail("candidates: the profiles differ in predictions.max_samples, so their scores are of other dialogues")
+        raise CommandError("candidates: the profiles differ in predictions.max_samples, so their scores are of other dialogues")
     params.ensure_unchanged()
     write_csv(paths.out, ["name", *COLUMNS], ([name, *(one[column] for column in COLUMNS)] for name, one in found.items()))
     print(show(found))
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -23,7 +23,7 @@ import numpy as np
 import orjson
 
 from xinglin.bases.folder import open_base
-from xinglin.cli import fail, start
+from xinglin.cli import CommandError, run_command, start
 from xinglin.dialogues.cleaning import tidy
 from xinglin.dialogues.formats import Unusable
 from xinglin.dialogues.reading import Broken, records
@@ -34,7 +34,7 @@ from xinglin.params import Count, ParamsFile, Part, Section
 from xinglin.scoring.intervals import interval
 from xinglin.scoring.settings import Metrics
 from xinglin.serving.answers import MODELS, endpoints, need_room, precision, server_groups
-from xinglin.serving.client import Chat, Refused, answered, collect, connect
+from xinglin.serving.client import Chat, answered, collect, connect
 from xinglin.serving.decoding import Decoding, fields
 from xinglin.serving.settings import Predictions
 
@@ -152,10 +152,10 @@ async def ask(chat: Chat, question: dict, model: str, decoding: dict) -> dict:
     request = {"model": model, "messages": messages(question), "max_tokens": MAX_TOKENS, **decoding}
     status, text = await chat(request | {"structured_outputs": {"regex": pattern}})
     if status != 200:
-        raise Refused(f"{model}: line {question['line']}: the server says {status}: {text[:300]}")
+        raise CommandError(f"{model}: line {question['line']}: the server says {status}: {text[:300]}")
     letters = (json.loads(text)["choices"][0]["message"]["content"] or "").strip()
     if not re.fullmatch(pattern, letters):
-        raise Refused(f"{model}: line {question['line']}: the reply {letters[:40]!r} is no choice: is the server a vLLM that knows structured_outputs?")
+        raise CommandError(f"{model}: line {question['line']}: the reply {letters[:40]!r} is no choice: is the server a vLLM that knows structured_outputs?")
     return {"id": question["id"], "letters": letters}
 
 
@@ -214,14 +214,14 @@ def first(lines: list[str]) -> str:
 def sheet(exam: Exam) -> tuple[list[dict], list[dict]]:
     """Return the questions to ask, drawn by their content where there are more than asked for, and the unusable rows."""
     if not exam.path:
-        fail("params.yaml: exam.path: null: no exam; set it to a file like CMExam's or CMB's", 2)
+        raise CommandError("params.yaml: exam.path: null: no exam; set it to a file like CMExam's or CMB's", 2)
     file = Path(exam.path).expanduser()
     if not file.is_file():
-        fail(f"params.yaml: exam.path: {file}: no such file", 2)
+        raise CommandError(f"params.yaml: exam.path: {file}: no such file", 2)
     questions, unusable = read_questions(file)
     reasons = [f"line {row['line']}: {row['reason']}" for row in unusable]
     if not questions:
-        fail(f"{file}: no row is a question: {first(reasons)}")
+        raise CommandError(f"{file}: no row is a question: {first(reasons)}")
     if unusable:
         print(f"exam: {len(unusable)} rows cannot be used: {first(reasons)}", file=sys.stderr)
     once = {row["id"]: row for row in reversed(questions)}  # the first of equal ones
@@ -274,4 +274,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

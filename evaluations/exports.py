@@ -22,7 +22,7 @@ import orjson
 from evaluations import llama_server, quantize
 from xinglin.bases.chat_template import ollama
 from xinglin.bases.tokenizer import template_of
-from xinglin.cli import bearer, fail, start
+from xinglin.cli import CommandError, bearer, run_command, start
 from xinglin.dialogues.rows import messages
 from xinglin.files import (
     atomic_path,
@@ -73,7 +73,7 @@ def export_python() -> Path:
     """Return the Python of .venv-export, which stands beside the environment that runs this."""
     python = Path(sys.prefix).parent / ".venv-export" / "bin" / "python"
     if not python.exists():
-        fail(f"{python}: no environment for exports: run 'make exports', which installs it")
+        raise CommandError(f"{python}: no environment for exports: run 'make exports', which installs it")
     return python
 
 
@@ -100,7 +100,7 @@ def go_template(model: Path, name: str) -> str:
     try:
         return ollama(template_of(words, name), words)
     except ValueError as error:
-        fail(f"gguf: adapter.template: {name}: Ollama's language cannot express it: {error}: take gguf out of merged.exports")
+        raise CommandError(f"gguf: adapter.template: {name}: Ollama's language cannot express it: {error}: take gguf out of merged.exports")
 
 
 def stops(model: Path) -> list[str]:
@@ -153,7 +153,7 @@ def check_device(kinds: list[str]) -> None:
     has = server.capability()
     if server.on_gpu() and has and has < QUANTIZING and (lost := [kind for kind in kinds if kind != "gguf"]):
         needs = f"vLLM needs a GPU of compute capability {QUANTIZING}, this one has {has}"
-        fail(f"merged.exports: {', '.join(lost)}: {needs}: take gguf", 2)
+        raise CommandError(f"merged.exports: {', '.join(lost)}: {needs}: take gguf", 2)
 
 
 def prompts(url: str, kind: str, asked: list[dict]) -> dict[str, list[int]]:
@@ -172,7 +172,7 @@ def same_prompts(merged: dict[str, list[int]], other: dict[str, list[int]], kind
     """Stop where an export reads a prompt as other token ids than the merged model does."""
     for sample, ids in merged.items():
         if other[sample] != ids:
-            fail(f"{kind}: sample {sample}: the prompt is read as other token ids than by the merged model")
+            raise CommandError(f"{kind}: sample {sample}: the prompt is read as other token ids than by the merged model")
 
 
 def answers(kind: str, model: Path, asked: list[dict], params: Params, merged: dict[str, list[int]]) -> tuple[list[dict], dict, dict[str, list[int]]]:
@@ -227,7 +227,7 @@ def main() -> None:
     paths = start(__doc__, "model", "split", "requirements", "out", "answers", "metrics")
     params = Params.read()
     if not params.merged.exports:
-        fail("params.yaml: merged.exports: []: nothing to make, expected one or more of fp8, gptq, gguf", 2)
+        raise CommandError("params.yaml: merged.exports: []: nothing to make, expected one or more of fp8, gptq, gguf", 2)
     kinds: list[str] = list(dict.fromkeys(params.merged.exports))
     check_device(kinds)
     export_python()
@@ -264,4 +264,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -19,13 +19,13 @@ import httpx
 import numpy as np
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from xinglin.cli import bearer, fail, start
+from xinglin.cli import CommandError, bearer, run_command, start
 from xinglin.files import fingerprint, work_folder, write_json, write_jsonl
 from xinglin.params import Count, ParamsFile, Part, Section, Seed
 from xinglin.scoring.intervals import interval
 from xinglin.scoring.scores import pairs
 from xinglin.scoring.settings import Metrics
-from xinglin.serving.client import Refused, answered, collect
+from xinglin.serving.client import answered, collect
 
 CRITERIA = ("accuracy", "safety", "clarity", "overall")
 ORDERS = ("base", "tuned")  # whose answer is shown first, as A
@@ -126,7 +126,7 @@ async def verdict(client: httpx.AsyncClient, model: str, question: dict) -> dict
 async def chat(client: httpx.AsyncClient, body: dict) -> str:
     """Return the text of one reply ("" for one that a filter held back), after waits where the server is busy or failing.
 
-    Raises Refused for a key, a model or an address that is wrong, and for a server that does not come round.
+    Raises CommandError for a key, a model or an address that is wrong, and for a server that does not come round.
     """
     for attempt in range(ATTEMPTS):
         wait = 2.0**attempt
@@ -172,11 +172,11 @@ def seconds(retry_after: str | None, otherwise: float) -> float:
     return otherwise
 
 
-def refused(client: httpx.AsyncClient, problem: str) -> Refused:
+def refused(client: httpx.AsyncClient, problem: str) -> CommandError:
     """Return the error in one line; a key that the server says back is left out of it."""
     if key := client.headers.get("Authorization", "").removeprefix("Bearer "):
         problem = problem.replace(key, "…")
-    return Refused(f"judgements.base_url: {client.base_url} {' '.join(problem.split())[:300]}; what was judged is kept")
+    return CommandError(f"judgements.base_url: {client.base_url} {' '.join(problem.split())[:300]}; what was judged is kept")
 
 
 def api(judge: Judgements) -> httpx.AsyncClient:
@@ -229,7 +229,7 @@ def main() -> None:
     params = Params.read()
     judge = params.judgements
     if not judge.base_url:
-        fail("params.yaml: judgements.base_url: null: no judge; set it, and judgements.model, to an OpenAI-compatible API", 2)
+        raise CommandError("params.yaml: judgements.base_url: null: no judge; set it, and judgements.model, to an OpenAI-compatible API", 2)
     chosen = drawn(pairs(paths.predictions), judge.samples, judge.seed)
     asked = questions(Template(paths.template.read_text(encoding="utf-8")), chosen)
     files = [paths.predictions / f"{model}.jsonl" for model in ORDERS]
@@ -242,7 +242,7 @@ def main() -> None:
         for base, _ in chosen
     ]
     if not any(row["base_first"] and row["tuned_first"] for row in rows):
-        fail(f"{judge.model}: no pair has a verdict in both orders; a reply begins with {replies[asked[0]['id']]['reply'][:200]!r}")
+        raise CommandError(f"{judge.model}: no pair has a verdict in both orders; a reply begins with {replies[asked[0]['id']]['reply'][:200]!r}")
     found = {"model": judge.model, "part": params.predictions.part} | summarise(rows, params.metrics)
     params.ensure_unchanged()
     write_jsonl(paths.out, rows)
@@ -251,4 +251,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

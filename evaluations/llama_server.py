@@ -11,7 +11,7 @@ import sys
 import threading
 from typing import Any
 
-from xinglin.cli import die_with_parent
+from xinglin.cli import die_with_parent, run_command
 
 SLOTS = 4  # conversations answered at once
 
@@ -39,4 +39,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

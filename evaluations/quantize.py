@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from xinglin.cli import fail, start
+from xinglin.cli import CommandError, run_command, start
 from xinglin.files import read_json, read_jsonl
 
 GROUPS = (128, 64, 32)  # how many weights share a scale: the first that divides each layer's input
@@ -26,7 +26,7 @@ def group_size(config: dict) -> int:
     for size in GROUPS:
         if not any(width % size for width in widths):
             return size
-    fail(f"gptq: layers of {widths} inputs: expected multiples of {GROUPS[-1]}")
+    raise CommandError(f"gptq: layers of {widths} inputs: expected multiples of {GROUPS[-1]}")
 
 
 def head_size(config: dict) -> int:
@@ -76,7 +76,7 @@ def rope_base(config: dict) -> float:
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     kind = rope.get("rope_type", "default")
     if kind != "default":
-        fail(f"gguf: config.json: rope_type {kind!r}: expected 'default'")
+        raise CommandError(f"gguf: config.json: rope_type {kind!r}: expected 'default'")
     return float(rope.get("rope_theta") or config["rope_theta"])
 
 
@@ -87,7 +87,7 @@ def gguf(model: Path, out: Path) -> None:
     config = read_json(model / "config.json")
     known = {"qwen2": library.MODEL_ARCH.QWEN2, "qwen3": library.MODEL_ARCH.QWEN3}
     if config["model_type"] not in known:
-        fail(f"gguf: config.json: model_type {config['model_type']!r}: expected one of {', '.join(known)}")
+        raise CommandError(f"gguf: config.json: model_type {config['model_type']!r}: expected one of {', '.join(known)}")
     arch = known[config["model_type"]]
     writer = library.GGUFWriter(out / "xinglin.gguf", library.MODEL_ARCH_NAMES[arch])
     describe(writer, config, library.LlamaFileType.MOSTLY_Q8_0)
@@ -173,4 +173,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from xinglin.bases.folder import TOKENIZER, open_base
 from xinglin.bases.shape import parameters
-from xinglin.cli import fail, start
+from xinglin.cli import CommandError, run_command, start
 from xinglin.files import atomic_path, drop_work, fingerprint, need_space, read_json, remove, work_folder, write_json
 from xinglin.hardware import cards, memory
 from xinglin.params import ParamsFile
@@ -115,9 +115,9 @@ def in_bf16(adapter: Adapter) -> bool:
     import torch
 
     if adapter.bf16 is True and on_gpu() and not torch.cuda.is_bf16_supported(including_emulation=False):
-        fail("adapter.bf16: true: this GPU does not multiply in bfloat16: set it to auto", 2)
+        raise CommandError("adapter.bf16: true: this GPU does not multiply in bfloat16: set it to auto", 2)
     if adapter.bf16 is True and adapter.deepspeed and not on_gpu():
-        fail("adapter.bf16: true: on a processor DeepSpeed trains in float32 only: set it to auto", 2)
+        raise CommandError("adapter.bf16: true: on a processor DeepSpeed trains in float32 only: set it to auto", 2)
     if adapter.bf16 != "auto":
         return adapter.bf16
     if adapter.deepspeed and not on_gpu():
@@ -158,14 +158,14 @@ def cut_step(record: dict, base: Path, adapter: Adapter) -> BatchPlan:
     devices = adapter.gpus * adapter.nodes
     whole = adapter.per_device_train_batch_size * adapter.gradient_accumulation_steps
     if adapter.batch == "auto" and whole % devices:
-        fail(f"adapter.gpus: a step of {whole} (per_device_train_batch_size × gradient_accumulation_steps) cannot be shared out to {devices}", 2)
+        raise CommandError(f"adapter.gpus: a step of {whole} (per_device_train_batch_size × gradient_accumulation_steps) cannot be shared out to {devices}", 2)
     have, where = memory(adapter.gpus)
     known = read_json(base / "config.json"), adapter
     precision = in_bf16(adapter), with_liger(adapter)
     ways, found = candidate_plans(*known, *precision), plan(*known, have, *precision)
     if not found:
         least = min(ways, key=lambda cut: cut.bytes)
-        fail(f"adapter: {record['model']} needs at the least {least}; {where} has {have / 1e9:.1f}, of which {USABLE:.0%} can be used: "
+        raise CommandError(f"adapter: {record['model']} needs at the least {least}; {where} has {have / 1e9:.1f}, of which {USABLE:.0%} can be used: "
              f"{suggest_fix(*known, have, *precision, gpus_here())}")  # fmt: skip
     unit = f"packs of {adapter.cutoff_len} tokens" if adapter.neat_packing else f"dialogues of up to {adapter.cutoff_len} tokens"
     print(f"adapter: {unit}, {found} of {have / 1e9:.1f} in {where}", flush=True)
@@ -178,7 +178,7 @@ def need_free(cut: BatchPlan, gpus: int) -> None:
     """Stop with one line if other programs leave too little of a GPU's memory."""
     free = min(cards("free")[:gpus], default=math.inf)
     if cut.bytes > free:
-        fail(f"adapter: the GPU has {free / 1e9:.1f} GB free, {cut.bytes / 1e9:.1f} are needed: end what else is on it (nvidia-smi names it)")
+        raise CommandError(f"adapter: the GPU has {free / 1e9:.1f} GB free, {cut.bytes / 1e9:.1f} are needed: end what else is on it (nvidia-smi names it)")
 
 
 def run_folder(adapter: Adapter, *known: Any) -> Path:
@@ -228,14 +228,14 @@ def launched(adapter: Adapter, file: Path) -> tuple[list[str], dict[str, str]]:
         seen = os.environ.get("CUDA_VISIBLE_DEVICES")
         devices = seen.split(",") if seen else [str(n) for n in range(gpus_here())]
         if len(devices) < adapter.gpus:
-            fail(f"adapter.gpus: {adapter.gpus} are asked for, {len(devices)} are here", 2)
+            raise CommandError(f"adapter.gpus: {adapter.gpus} are asked for, {len(devices)} are here", 2)
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(devices[: adapter.gpus])  # LLaMA-Factory takes all that it sees
     if adapter.gpus * adapter.nodes == 1:
         return [sys.executable, "-m", "xinglin.training.llamafactory", str(file)], environment
     machines = ["--standalone"]
     if adapter.nodes > 1:
         if missing := [name for name in ("NODE_RANK", "MASTER_ADDR") if name not in os.environ]:
-            fail(f"adapter.nodes: {adapter.nodes} machines train together: set {' and '.join(missing)} on each", 2)
+            raise CommandError(f"adapter.nodes: {adapter.nodes} machines train together: set {' and '.join(missing)} on each", 2)
         machines = ["--node-rank", os.environ["NODE_RANK"], "--master-addr", os.environ["MASTER_ADDR"],
                     "--master-port", os.environ.get("MASTER_PORT", "29500")]  # fmt: skip
     line = [f"{sys.prefix}/bin/torchrun", "--nnodes", str(adapter.nodes), "--nproc-per-node", str(adapter.gpus), *machines]
@@ -336,4 +336,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

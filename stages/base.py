@@ -13,7 +13,7 @@ A base that cannot be trained, merged or served ends here, before a step is trai
 from xinglin.bases.check import Asked
 from xinglin.bases.proof import summary
 from xinglin.bases.record import prove_base
-from xinglin.cli import start
+from xinglin.cli import run_command, start
 from xinglin.files import atomic_path, write_json
 from xinglin.hubs.settings import Base
 
@@ -36,4 +36,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

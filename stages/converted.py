@@ -20,7 +20,7 @@ import orjson
 from pydantic import model_validator
 from tqdm import tqdm
 
-from xinglin.cli import fail, start
+from xinglin.cli import CommandError, run_command, start
 from xinglin.dialogues.cleaning import clean, tidy
 from xinglin.dialogues.formats import SHAPES, Dialogue, Unusable, shape_of
 from xinglin.dialogues.reading import Broken, Record, records
@@ -249,7 +249,7 @@ def write_rows(source: Iterator[Record], converted: Converted, file: BinaryIO, r
             rejects.writelines(orjson.dumps(reject, option=orjson.OPT_APPEND_NEWLINE) for reject in chunk.rejects)
             progress.update(chunk.records)
             if len(tally.shapes) > 1 and converted.format == "auto":
-                fail(f"several shapes in one file: {'; '.join(f'{shape}, {first}' for shape, first in tally.shapes.items())}")
+                raise CommandError(f"several shapes in one file: {'; '.join(f'{shape}, {first}' for shape, first in tally.shapes.items())}")
     file.write(closing)
     return tally
 
@@ -257,12 +257,12 @@ def write_rows(source: Iterator[Record], converted: Converted, file: BinaryIO, r
 def check(tally: Tally, converted: Converted, file: Path) -> None:
     """Stop if nothing is left, or more was rejected than `max_reject_rate`, showing the reasons."""
     if not tally.raw:
-        fail(f"{file}: no records")
+        raise CommandError(f"{file}: no records")
     rate = tally.reasons.total() / tally.raw
     if rate <= converted.max_reject_rate and tally.converted:
         return
     shown = "; ".join(f"{n} × {reason} ({tally.examples[reason]})" for reason, n in tally.reasons.most_common(3))
-    fail(
+    raise CommandError(
         f"{file}: {tally.reasons.total()} of {tally.raw} records rejected ({rate:.1%}), "
         f"converted.max_reject_rate allows {converted.max_reject_rate:.1%}: {shown}"
     )
@@ -274,7 +274,7 @@ def main() -> None:
     converted = params.converted
     source = next(iter(sorted(paths.raw.glob("dialogues.*"))), None)
     if source is None:
-        fail(f"{paths.raw}: no dialogues: run 'dvc repro raw' to fetch them")
+        raise CommandError(f"{paths.raw}: no dialogues: run 'dvc repro raw' to fetch them")
     with atomic_path(paths.out) as folder:
         folder.mkdir()
         rows, rejects = folder / f"dialogues.{converted.output}", folder / "rejects.jsonl"
@@ -291,4 +291,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -20,7 +20,7 @@ from pydantic import Field
 
 from xinglin.bases.dialects import both_dialects
 from xinglin.bases.folder import TOKENIZER, open_base
-from xinglin.cli import fail, start
+from xinglin.cli import CommandError, run_command, start
 from xinglin.files import atomic_path, need_space, read_json, read_jsonl, remove, write_json
 from xinglin.params import Dtype, Format, ParamsFile, Part, Section
 from xinglin.processes import call
@@ -79,7 +79,7 @@ def shortfalls(metrics: dict, gate: Gate) -> list[str]:
 
 def look_up(known: dict, name: str, key: str) -> Any:
     if name not in known:
-        fail(f"params.yaml: merged.gate.{key}.{name}: no such metric, expected one of {', '.join(known)}", 2)
+        raise CommandError(f"params.yaml: merged.gate.{key}.{name}: no such metric, expected one of {', '.join(known)}", 2)
     return known[name]
 
 
@@ -137,7 +137,7 @@ def differences(before: list[dict], after: list[dict]) -> np.ndarray:
     for old, new in zip(before, after, strict=True):
         for part in ("prompt", "answer"):
             if old[part] != new[part]:
-                fail(f"parity: sample {old['id']}: the merged model reads the {part} as other token ids than the adapter did")
+                raise CommandError(f"parity: sample {old['id']}: the merged model reads the {part} as other token ids than the adapter did")
     pairs = [(o["logprobs"], n["logprobs"]) for o, n in zip(before, after, strict=True)]
     return np.concatenate([np.abs(np.subtract(old, new)) for old, new in pairs])
 
@@ -146,7 +146,7 @@ def parity(folder: Path, predictions: Path, params: Params, base: Path) -> dict:
     """Return how far the merged model's log-probabilities lie from the adapter's; stop if farther than the tolerance."""
     before = read_jsonl(predictions / "logprobs.jsonl")
     if not before:
-        fail(f"{predictions}/logprobs.jsonl: no answers to compare, the tuned model gave empty ones only")
+        raise CommandError(f"{predictions}/logprobs.jsonl: no answers to compare, the tuned model gave empty ones only")
     rows = {row["id"]: row for row in read_jsonl(predictions / "tuned.jsonl")}
     settings = params.predictions
     options = server.device_options(settings)
@@ -161,7 +161,7 @@ def parity(folder: Path, predictions: Path, params: Params, base: Path) -> dict:
     tolerance = params.merged.tolerance or TOLERANCE[coarsest]
     found = {"answers": len(before), "tokens": moved.size, "mean": float(moved.mean()), "max": float(moved.max())}
     if found["mean"] > tolerance:
-        fail(
+        raise CommandError(
             f"parity: log-probabilities moved by {found['mean']:.4f} nats a token by the merge, {coarsest} allows {tolerance:g}: "
             f"after a few steps an adapter changes weights by less than {coarsest} can hold: train longer, or set merged.tolerance; "
             "else models/adapter is not the one that answered: dvc repro --force predictions"
@@ -187,7 +187,7 @@ def main() -> None:
     params = Params.read()
     metrics = read_json(paths.metrics)
     if short := shortfalls(metrics, params.merged.gate):
-        fail(f"gate: {'; '.join(short)}: nothing was merged")
+        raise CommandError(f"gate: {'; '.join(short)}: nothing was merged")
     record = read_json(paths.base)
     base = open_base(record, paths.tokenizer)
     dtype = server.compute_dtype(params.predictions.dtype, server.stored_dtype(base), "predictions.dtype")
@@ -205,4 +205,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -9,7 +9,7 @@ answer by answer in a review.
 
 from pathlib import Path
 
-from xinglin.cli import fail, start
+from xinglin.cli import CommandError, run_command, start
 from xinglin.files import read_json, write_csv, write_json
 from xinglin.params import ParamsFile, Part
 from xinglin.scoring.intervals import summarise
@@ -47,7 +47,7 @@ def main() -> None:
     paths = start(__doc__, "predictions", "training", "out", "answers", "plots")
     params = Params.read()
     if (model := params.metrics.embedding_model) and not Path(model).expanduser().is_dir():
-        fail(f"metrics.embedding_model: {model}: no such folder", 2)
+        raise CommandError(f"metrics.embedding_model: {model}: no such folder", 2)
     rows = pairs(paths.predictions)
     values = {model: scored(rows[model], model, params.metrics) for model in MODELS}
     names = NAMES if params.metrics.embedding_model is None else (*NAMES, MEANING)
@@ -66,4 +66,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -11,7 +11,7 @@ killed run asks for the missing ones only.
 import time
 
 from xinglin.bases.folder import open_base
-from xinglin.cli import start
+from xinglin.cli import run_command, start
 from xinglin.files import atomic_path, drop_work, fingerprint, read_json, work_folder, write_jsonl
 from xinglin.params import ParamsFile
 from xinglin.serving.answers import (
@@ -80,4 +80,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -6,7 +6,7 @@ Usage: stages/run raw --sample data/sample/dialogues.jsonl --out data/raw
 import shutil
 from pathlib import Path
 
-from xinglin.cli import fail, start
+from xinglin.cli import CommandError, run_command, start
 from xinglin.dialogues.reading import suffixes
 from xinglin.files import atomic_path, need_space
 from xinglin.hubs.fetch import fetch_data
@@ -33,11 +33,11 @@ def main() -> None:
     raw = params.raw
     file = source(raw, paths.sample)
     if not file.is_file():
-        fail(f"raw.path: {file}: no such file")
+        raise CommandError(f"raw.path: {file}: no such file")
     ending = "".join(suffixes(file))
     size = file.stat().st_size
     if not size:
-        fail(f"raw.path: {file}: the file is empty")
+        raise CommandError(f"raw.path: {file}: the file is empty")
     need_space(Path("."), 2 * size, "a copy of the source and its conversion")
     with atomic_path(paths.out) as folder:
         folder.mkdir()
@@ -47,4 +47,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from xinglin.cli import fail, start
+from xinglin.cli import CommandError, run_command, start
 from xinglin.dialogues.rows import texts_of
 from xinglin.files import atomic_path, read_json, write_json
 from xinglin.leakage.links import Texts, compared, equal_links, near_links
@@ -139,7 +139,7 @@ def read_lines(folder: Path) -> list[bytes]:
     if (folder / "dialogues.json").is_file():
         return [orjson.dumps(row) for row in read_json(folder / "dialogues.json")]
     if not (folder / "dialogues.jsonl").is_file():
-        fail(f"{folder}: no dialogues: run 'dvc repro converted' to make them")
+        raise CommandError(f"{folder}: no dialogues: run 'dvc repro converted' to make them")
     return (folder / "dialogues.jsonl").read_bytes().splitlines()
 
 
@@ -163,7 +163,7 @@ def main() -> None:
     found = report(rows, sides, labels, draws, split) | {"overlap": overlap}
     for name in SIDES:
         if not found["rows"][name]:
-            fail(f"split.ratios.{name}: no dialogue of {len(rows)} falls into it: give more data or a larger share")
+            raise CommandError(f"split.ratios.{name}: no dialogue of {len(rows)} falls into it: give more data or a larger share")
     with atomic_path(paths.out) as folder:
         folder.mkdir()
         write_split(lines, sides, folder)
@@ -174,4 +174,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

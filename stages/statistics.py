@@ -13,7 +13,7 @@ import pandas as pd
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from xinglin.cli import fail, start
+from xinglin.cli import CommandError, run_command, start
 from xinglin.dialogues.rows import messages, texts_of
 from xinglin.files import atomic_path, read_json, read_jsonl, write_json
 from xinglin.params import ParamsFile, Part
@@ -55,7 +55,7 @@ def must_be_read(rows: list[dict], tokenizer: PreTrainedTokenizerBase, usual: fl
     tokens = tokenizer(said, add_special_tokens=False)["input_ids"] if said else []
     rates = [len(ids) / len(text) for ids, text in zip(tokens, said, strict=True)]
     if rates and (median := float(np.median(rates))) < LEAST * usual:
-        fail(f"statistics: the median dialogue has {median:.3f} tokens a character, this tokenizer gives Chinese {usual:.3f}: "
+        raise CommandError(f"statistics: the median dialogue has {median:.3f} tokens a character, this tokenizer gives Chinese {usual:.3f}: "
              "the base does not read this data: look at data/converted, or run 'make base-check'")  # fmt: skip
 
 
@@ -147,4 +147,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ from ruamel.yaml import YAML
 
 from benchmarks import bases
 from tools.all_params import Params
+from xinglin.cli import errors_as_lines
 
 hypothesis.settings.register_profile("same", derandomize=True)  # `make test` tries the same cases each time, `make soak` new ones
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
@@ -22,6 +24,13 @@ CHROMIUM = Path("/usr/bin/chromium")
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 ROOT = Path(__file__).parent.parent
 TOYHOM = ROOT.parent / "shared" / "data" / "toyhom_internal_medicine.huatuo.jsonl"
+
+
+@contextmanager
+def ends() -> Iterator[pytest.ExceptionInfo[SystemExit]]:
+    """Expect the block to end as a command does: with an exit status, an error as one line on stderr."""
+    with pytest.raises(SystemExit) as end, errors_as_lines():
+        yield end
 
 
 def default_params() -> dict:
@@ -132,7 +141,8 @@ def stage(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> Call
         monkeypatch.setattr("sys.argv", [name, *words])
         status = 0
         try:
-            importlib.import_module(module_of(name)).main()
+            with cli.errors_as_lines():
+                importlib.import_module(module_of(name)).main()
         except SystemExit as end:
             status = end.code if isinstance(end.code, int) else 1
         finally:

@@ -7,7 +7,7 @@ import time
 import aiohttp
 import pytest
 
-from tests.conftest import params_with
+from tests.conftest import ends, params_with
 from tests.openai_server import ASKED, REPLY, answer_all, openai_server
 from xinglin.serving import answers
 from xinglin.serving import client as asking
@@ -27,14 +27,14 @@ def test_what_was_answered_before_a_failure_is_kept(tmp_path):
     file, count = tmp_path / "tuned.jsonl", iter(range(100))
     with (
         openai_server(lambda body: (200, REPLY) if next(count) < 3 else (500, {"error": "out of memory"})) as url,
-        pytest.raises(SystemExit),
+        ends(),
     ):
         answer_all(url, file, {"predictions.concurrency": 1})
     assert len(asking.answered(file)) == 3
 
 
 def test_a_refusal_is_one_line_and_a_server_that_is_gone_is_seen_as_such(tmp_path, capfd):
-    with openai_server(lambda body: (500, {"error": "out of memory"})) as url, pytest.raises(SystemExit):
+    with openai_server(lambda body: (500, {"error": "out of memory"})) as url, ends():
         answer_all(url, tmp_path / "a", {"predictions.concurrency": 1})
     assert [line for line in capfd.readouterr().err.splitlines() if "error:" in line or "Traceback" in line] == [
         'error: tuned: sample 0: the server says 500: {"error": "out of memory"}'
@@ -80,6 +80,6 @@ def test_more_connections_than_a_shell_allows_are_allowed_or_refused_in_one_line
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     monkeypatch.setattr(resource, "getrlimit", lambda _: (100, 200))
-    with pytest.raises(SystemExit):
+    with ends():
         asking.allow_files(1024)
     assert "predictions.concurrency: 1024 open files are needed, the system allows 200 (ulimit -Hn): set it lower" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 from tokenizers import Tokenizer
 
 from evaluations import exports, llama_server, quantize
-from tests.conftest import ROOT, Project, params_with
+from tests.conftest import ROOT, Project, ends, params_with
 from xinglin.bases.tokenizer import dialogues, prepare
 from xinglin.files import read_json, write_json
 from xinglin.scoring.scores import NAMES, RATES
@@ -93,7 +93,7 @@ def test_groups_divide_every_layer_of_the_profiles_bases(capsys):
     for (hidden, inner, heads), size in shapes.items():
         config = {"hidden_size": hidden, "intermediate_size": inner, "num_attention_heads": heads}
         assert quantize.group_size(config) == size
-    with pytest.raises(SystemExit):
+    with ends():
         quantize.group_size({"hidden_size": 100, "intermediate_size": 100, "num_attention_heads": 4})
     assert "gptq: layers of [100, 100, 100] inputs: expected multiples of 32" in capsys.readouterr().err
 
@@ -101,7 +101,7 @@ def test_groups_divide_every_layer_of_the_profiles_bases(capsys):
 def test_a_stretched_rope_is_refused(capsys):
     assert quantize.rope_base({"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}) == 1e4
     assert quantize.rope_base({"rope_theta": 1e6}) == 1e6
-    with pytest.raises(SystemExit):
+    with ends():
         quantize.rope_base({"rope_parameters": {"rope_type": "yarn"}})
     assert "rope_type 'yarn': expected 'default'" in capsys.readouterr().err
 
@@ -124,7 +124,7 @@ def test_the_difference_to_the_merged_model_is_paired():
 
 def test_other_token_ids_of_a_prompt_are_named(capsys):
     exports.same_prompts({"a": [1, 2]}, {"a": [1, 2]}, "gguf")
-    with pytest.raises(SystemExit):
+    with ends():
         exports.same_prompts({"a": [1, 2]}, {"a": [1, 3]}, "gguf")
     assert "gguf: sample a: the prompt is read as other token ids" in capsys.readouterr().err
 

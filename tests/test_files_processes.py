@@ -93,13 +93,25 @@ def test_a_folder_that_was_there_stays_until_the_new_one_is_in_its_place(tmp_pat
     assert [str(file.relative_to(tmp_path)) for file in sorted(tmp_path.rglob("*"))] == ["out", "out/new"]
 
 
-def test_an_error_of_the_system_is_one_line(capsys):
-    cli.one_line(OSError, OSError(28, "No space left on device", "data/raw"), None)
-    assert capsys.readouterr().err == "error: data/raw: No space left on device; nothing was half-written, run it again when that is mended\n"
-    cli.one_line(KeyboardInterrupt, KeyboardInterrupt(), None)
-    assert capsys.readouterr().err == "error: interrupted; what was finished is kept, run it again to go on\n"
-    cli.one_line(KeyError, KeyError("x"), None)
-    assert "KeyError" in capsys.readouterr().err
+def test_an_error_is_one_line_and_a_status(capsys):
+    lines = {
+        cli.CommandError("raw.path: no such file", 2): (2, "raw.path: no such file"),
+        OSError(28, "No space left on device", "data/raw"): (
+            1,
+            "data/raw: No space left on device; nothing was half-written, run it again when that is mended",
+        ),
+        KeyboardInterrupt(): (130, "interrupted; what was finished is kept, run it again to go on"),
+    }
+    for error, (status, line) in lines.items():
+
+        def main(error=error):
+            raise error
+
+        with pytest.raises(SystemExit) as end:
+            cli.run_command(main)
+        assert end.value.code == status and capsys.readouterr().err == f"error: {line}\n"
+    with pytest.raises(KeyError), cli.errors_as_lines():
+        raise KeyError("x")
 
 
 def test_only_the_gpus_that_a_process_may_use_count(tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from tests.conftest import ROOT, default_params
+from tests.conftest import ROOT, default_params, ends
 from xinglin.bases import folder as model_folder
 from xinglin.bases.record import record
 from xinglin.hubs.settings import Base
@@ -38,7 +38,7 @@ def test_a_file_that_changed_after_the_proof_is_told_of_before_a_stage_uses_it(b
     content = bytearray((base / name).read_bytes())
     content[-1] ^= 1  # the same length
     (base / name).write_bytes(content)
-    with pytest.raises(SystemExit):
+    with ends():
         model_folder.open_base(known, tiny_tokenizer)
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and f"{name}: changed since models/base.json was made" in error
@@ -56,6 +56,6 @@ def test_weights_are_read_once_as_long_as_neither_size_nor_time_changes(base, ti
 def test_a_base_that_is_gone_is_one_line(base, tiny_tokenizer, capsys):
     known = recorded(base)
     shutil.rmtree(base)
-    with pytest.raises(SystemExit):
+    with ends():
         model_folder.open_base(known, tiny_tokenizer)
     assert "is not there: run 'dvc repro --force base'" in capsys.readouterr().err

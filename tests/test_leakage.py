@@ -3,6 +3,7 @@ import sys
 
 import pytest
 
+from tests.conftest import ends
 from tools import leakage
 
 QUESTION = "孩子昨天夜里开始发热三十九度并且咳嗽要不要马上去医院看急诊呢"
@@ -20,7 +21,7 @@ def check(workplace, monkeypatch, capsys):
     def run(name, content):
         (folder / name).write_text(content, encoding="utf-8")
         monkeypatch.setattr(sys, "argv", ["leakage", str(folder / name)])
-        with pytest.raises(SystemExit) as end:
+        with ends() as end:
             leakage.main()
         return end.value.code, "".join(capsys.readouterr())
 
@@ -67,6 +68,6 @@ def test_a_file_without_texts_is_one_line(check, content, words):
 def test_a_file_that_is_not_there_is_named(workplace, monkeypatch, capsys):
     workplace()
     monkeypatch.setattr(sys, "argv", ["leakage", "nowhere.jsonl"])
-    with pytest.raises(SystemExit) as end:
+    with ends() as end:
         leakage.main()
     assert end.value.code == 2 and "FILE=nowhere.jsonl: no such file" in capsys.readouterr().err

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import params_with
+from tests.conftest import ends, params_with
 from xinglin.bases.shape import STATEFUL, STATELESS, carries_state, parameters, sizes
 from xinglin.training.memory import needed, plan, suggest_fix
 
@@ -142,7 +142,7 @@ def test_sizes_are_found_wherever_they_stand_and_taken_as_transformers_takes_the
     (FEW | {"model_type": "qwen2", "layer_types": ["full_attention"]}, "must be equal to the number of layer types (1)"),
 ])  # fmt: skip
 def test_a_size_that_is_not_there_is_one_line(config, line, capsys):
-    with pytest.raises(SystemExit):
+    with ends():
         plan(config, adapter(), 80e9, True, True)
     said = capsys.readouterr().err
     assert said.startswith("error: config.json of the base: ") and line in said and said.count("\n") == 1

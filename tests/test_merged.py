@@ -6,7 +6,7 @@ import pytest
 
 from stages import merged
 from stages.merged import Gate
-from tests.conftest import ROOT, params_with
+from tests.conftest import ROOT, ends, params_with
 
 METRICS = {
     "part": "test",
@@ -30,7 +30,7 @@ def test_scores_of_the_validation_part_admit_no_model():
 
 
 def test_a_metric_that_does_not_exist_is_named(capsys):
-    with pytest.raises(SystemExit):
+    with ends():
         merged.shortfalls(METRICS, Gate(scores={}, gains={"bleu4": 0.0}))
     assert "merged.gate.gains.bleu4" in capsys.readouterr().err
 
@@ -104,7 +104,7 @@ def test_llamafactorys_own_modelfile_is_not_part_of_the_model(tmp_path, monkeypa
 def test_other_token_ids_fail_the_parity_check(capsys):
     before = [{"id": "a", "prompt": [1, 2], "answer": [3], "logprobs": [-1.0]}]
     assert merged.differences(before, [before[0] | {"logprobs": [-1.25]}]).tolist() == [0.25]
-    with pytest.raises(SystemExit):
+    with ends():
         merged.differences(before, [before[0] | {"prompt": [1, 9]}])
     assert "prompt" in capsys.readouterr().err
 
@@ -115,9 +115,9 @@ def test_a_merge_that_moves_more_than_rounding_explains_says_what_may_be_wrong(t
     (tmp_path / "tuned.jsonl").write_text(json.dumps({"id": "a"}) + "\n")
     tiny = ROOT / "models" / "tiny"
     monkeypatch.setattr("xinglin.serving.server.running", lambda *_, **__: nullcontext("http://127.0.0.1:1"))
-    for moved, ends in ((0.05, False), (0.07, True)):
+    for moved, fails in ((0.05, False), (0.07, True)):
         monkeypatch.setattr(merged, "logprobs", lambda *_, moved=moved: [row | {"logprobs": [-1.0 - moved]}])
-        with pytest.raises(SystemExit) if ends else nullcontext():
+        with ends() if fails else nullcontext():
             assert merged.parity(tiny, tmp_path, params_with(), tiny)["mean"] == pytest.approx(moved)
     line = capsys.readouterr().err
     assert line.count("\n") == 1 and "0.0700 nats" in line and "bfloat16 allows 0.06" in line and "merged.tolerance" in line

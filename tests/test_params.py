@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from tests.conftest import ROOT, default_params
+from tests.conftest import ROOT, default_params, ends
 from tools.all_params import read_params
 from xinglin.files import atomic_path
 from xinglin.params import ParamsFile
@@ -48,7 +48,7 @@ from xinglin.training.settings import Adapter
 )
 def test_a_wrong_parameter_is_one_line_with_place_value_and_expectation(workplace, capsys, change, words):
     workplace(change)
-    with pytest.raises(SystemExit) as end:
+    with ends() as end:
         read_params()
     assert end.value.code == 2
     line = capsys.readouterr().err
@@ -59,14 +59,14 @@ def test_a_wrong_parameter_is_one_line_with_place_value_and_expectation(workplac
 
 def test_a_missing_section_is_named(tmp_path, capsys):
     (tmp_path / "params.yaml").write_text("raw: {source: sample}\n")
-    with pytest.raises(SystemExit):
+    with ends():
         read_params(tmp_path / "params.yaml")
     assert "raw.path: missing" in capsys.readouterr().err
 
 
 def test_what_is_not_yaml_is_one_line(tmp_path, capsys):
     (tmp_path / "params.yaml").write_text("raw: [1,\n  2: }\n")
-    with pytest.raises(SystemExit) as end:
+    with ends() as end:
         read_params(tmp_path / "params.yaml")
     assert end.value.code == 2 and capsys.readouterr().err.count("\n") == 1
 
@@ -83,7 +83,7 @@ def test_parameters_that_change_while_a_stage_runs_put_nothing_in_place(workplac
         new.write_text("made")
         params.ensure_unchanged()
     workplace({"adapter.lora_rank": 32})
-    with pytest.raises(SystemExit), atomic_path(folder / "out") as new:
+    with ends(), atomic_path(folder / "out") as new:
         new.write_text("made with rank 8")
         params.ensure_unchanged()
     assert "section adapter changed while this ran" in capsys.readouterr().err
@@ -105,7 +105,7 @@ def test_a_stage_checks_the_sections_that_it_reads_and_no_other(workplace, capsy
     workplace({"serve.port": "high", "adapter.lora_rank": 16})
     assert Adapters.read().adapter.lora_rank == 16
     workplace({"adapter.lora_rnk": 16})
-    with pytest.raises(SystemExit):
+    with ends():
         Adapters.read()
     assert "adapter.lora_rnk: unknown parameter, did you mean 'lora_rank'?" in capsys.readouterr().err
 
@@ -134,6 +134,6 @@ def test_every_key_is_commented_with_a_question():
 
 def test_an_empty_profile_is_one_line(tmp_path, capsys):
     (tmp_path / "empty.yaml").write_text("# nothing yet\n")
-    with pytest.raises(SystemExit) as end:
+    with ends() as end:
         read_params(ROOT / "params.yaml", profile=tmp_path / "empty.yaml")
     assert end.value.code == 2 and "empty.yaml: None: expected sections of params.yaml" in capsys.readouterr().err

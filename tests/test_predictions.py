@@ -1,6 +1,6 @@
 import pytest
 
-from tests.conftest import ROOT, params_with
+from tests.conftest import ROOT, ends, params_with
 from tests.openai_server import ASKED, REPLY, answer_all, keys, openai_server
 from xinglin.serving import answers
 from xinglin.serving.client import answered
@@ -45,7 +45,7 @@ def test_the_key_that_vllm_asks_for_goes_with_each_request(tmp_path, monkeypatch
 
 @pytest.mark.parametrize("reply", [{}, {"choices": []}, [], {"choices": [{"message": None}], "usage": {}}])
 def test_a_reply_that_is_no_chat_completion_is_one_line(tmp_path, capfd, reply):
-    with openai_server(lambda body: (200, reply)) as url, pytest.raises(SystemExit):
+    with openai_server(lambda body: (200, reply)) as url, ends():
         answer_all(url, tmp_path / "a", {"predictions.concurrency": 1})
     assert "error: tuned: sample 0: the server's reply is not a chat completion of OpenAI's" in capfd.readouterr().err
 
@@ -65,7 +65,7 @@ def test_a_run_that_finds_all_answered_keeps_the_speed_that_was_measured(tmp_pat
 
 def test_a_server_that_cannot_be_reached_is_named_in_one_line(tmp_path, capsys):
     chosen = params_with({"predictions.base_url": "http://127.0.0.1:9/v1"}).predictions
-    with pytest.raises(SystemExit), answers.endpoints(chosen, ROOT, tmp_path, tmp_path, tmp_path) as urls:
+    with ends(), answers.endpoints(chosen, ROOT, tmp_path, tmp_path, tmp_path) as urls:
         answers.answer_all(urls, "tuned", ASKED, tmp_path / "a", chosen, params_with().decoding)
     assert "error: predictions.base_url: http://127.0.0.1:9/v1: Cannot connect to host" in capsys.readouterr().err
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.conftest import ROOT, params_with
+from tests.conftest import ROOT, ends, params_with
 from xinglin.serving import answers, replicas, server
 from xinglin.serving import client as asking
 
@@ -70,7 +70,7 @@ def test_replicas_share_a_gpu_where_there_are_too_few(tmp_path, launches, monkey
     assert "predictions.data_parallel_size: the GPU's memory does not hold 5 replicas: trying 4" in capsys.readouterr().err
     assert options_of(launches[0][0])["gpu_memory_utilization"] == "0.2"
     cut = params_with({"predictions.tensor_parallel_size": 3}).predictions
-    with pytest.raises(SystemExit), answers.endpoints(cut, ROOT / "models" / "tiny", None, tmp_path / "vllm.log"):
+    with ends(), answers.endpoints(cut, ROOT / "models" / "tiny", None, tmp_path / "vllm.log"):
         raise AssertionError("it started")
     assert "predictions.tensor_parallel_size: 3 GPUs are asked for, 1 are here" in capsys.readouterr().err
 
@@ -94,7 +94,7 @@ def test_a_model_tuned_in_every_weight_has_a_server_of_its_own_after_the_bases(t
 def test_float32_with_an_adapter_on_a_gpu_is_one_line_and_nothing_is_started(tmp_path, launches, capsys):
     (tmp_path / "adapter_config.json").write_text('{"r": 8}')
     chosen = params_with({"predictions.dtype": "float32"}).predictions
-    with pytest.raises(SystemExit) as end, answers.endpoints(chosen, ROOT / "models" / "tiny", tmp_path, tmp_path / "log"):
+    with ends() as end, answers.endpoints(chosen, ROOT / "models" / "tiny", tmp_path, tmp_path / "log"):
         raise AssertionError("it started")
     assert end.value.code == 2 and not launches
     assert "predictions.dtype: float32: on a GPU vLLM applies an adapter in 16 bit only: set it to auto" in capsys.readouterr().err
@@ -109,7 +109,7 @@ def test_what_a_replica_takes_is_told_of_a_model_whose_sizes_stand_under_text_co
     (tmp_path / "config.json").write_text(json.dumps({"text_config": text}))
     assert replicas.needed(engine, tmp_path) == 2 * 1000 + replicas.CONTEXT + replicas.PREFILL * 2 * (3 * 128 + 4 * 64) + 8 * 1000 * replicas.LOGITS
     (tmp_path / "config.json").write_text(json.dumps({"text_config": text | {"intermediate_size": None}}))
-    with pytest.raises(SystemExit):
+    with ends():
         replicas.needed(engine, tmp_path)
     assert "error: config.json of the base: intermediate_size is None" in capsys.readouterr().err
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, ends
 from tools import report
 from xinglin.timings import write_timing
 
@@ -145,7 +145,7 @@ def is_dark(page: Page, place: str, style: str) -> bool:
 
 def test_without_metrics_it_ends_with_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as end:
+    with ends() as end:
         report.main()
     assert end.value.code == 1 and capsys.readouterr().err == "error: metrics.json: no such file: run 'dvc repro' to make it\n"
     assert not Path("report.html").exists()
@@ -175,7 +175,7 @@ def test_scores_of_other_answers_stop_it(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write_run()
     write_rows("plots/answers.csv", [["id", "model", "bleu-4"], ["other", "base", 1]])
-    with pytest.raises(SystemExit):
+    with ends():
         report.main()
     assert "plots/answers.csv: its answers are not those of data/predictions" in capsys.readouterr().err
     assert not Path("report.html").exists()

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from tests.conftest import params_with
+from tests.conftest import ends, params_with
 from tools import serve_check
 from xinglin.serving.decoding import fields, generation_config
 
@@ -77,7 +77,7 @@ def checked(workplace, monkeypatch, capsys):
             (folder / "models" / "merged" / "parity.json").write_text('{"tolerance": 0.06}')
             config = generation_config(params_with({f"decoding.{name}": value for name, value in changes.items()}).decoding, {}, {2})
             (folder / "models" / "merged" / "generation_config.json").write_text(json.dumps(config))
-        with serving(answer) as url, pytest.raises(SystemExit) as end:
+        with serving(answer) as url, ends() as end:
             monkeypatch.setenv("URL", url)
             serve_check.main()
         return int(end.value.code or 0), {line[8:].split(": ")[0]: line for line in capsys.readouterr().out.splitlines()}

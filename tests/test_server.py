@@ -12,14 +12,14 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, ends
 from xinglin.serving import server
 
 
 def test_a_server_that_fails_to_start_shows_its_log_and_leaves_no_process(tmp_path, capsys):
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "config.json").write_text('{"model_type": "unheard_of"}')
-    with pytest.raises(SystemExit), server.running(tmp_path / "broken", tmp_path / "vllm.log"):
+    with ends(), server.running(tmp_path / "broken", tmp_path / "vllm.log"):
         raise AssertionError("it started")
     line = capsys.readouterr().err
     assert "vLLM did not start, status" in line and "unheard_of" in line
@@ -61,7 +61,7 @@ def test_a_replica_that_dies_is_told_while_the_others_still_load(tmp_path, capsy
     (tmp_path / "second.log").write_text("out of memory")
     loads, dies = (subprocess.Popen([sys.executable, "-c", code]) for code in ("import time; time.sleep(60)", "raise SystemExit(3)"))
     try:
-        with pytest.raises(SystemExit):
+        with ends():
             server.wait_until_up("vLLM", [(loads, server.free_port(), tmp_path / "first.log"), (dies, server.free_port(), tmp_path / "second.log")])
     finally:
         loads.kill()
@@ -71,7 +71,7 @@ def test_a_replica_that_dies_is_told_while_the_others_still_load(tmp_path, capsy
 
 def test_a_full_disk_is_said_before_vllm_starts(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("xinglin.files.shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
-    with pytest.raises(SystemExit), server.running(ROOT / "models" / "tiny", tmp_path / "vllm.log"):
+    with ends(), server.running(ROOT / "models" / "tiny", tmp_path / "vllm.log"):
         raise AssertionError("it started")
     assert "vLLM's log needs 0.1 GB of disk, 0.0 GB are free" in capsys.readouterr().err
 
@@ -111,7 +111,7 @@ def test_a_precision_that_the_device_has_not_is_one_line(monkeypatch, capsys):
         monkeypatch.setattr(server, "on_gpu", lambda gpu=gpu: gpu)
         assert server.compute_dtype("float16", "bfloat16", "serve.dtype", lora=True) == "float16"
         assert server.compute_dtype("float32", "bfloat16", "serve.dtype") == "float32"
-    with pytest.raises(SystemExit):
+    with ends():
         server.compute_dtype("bfloat16", "bfloat16", "serve.dtype")
     assert "serve.dtype: bfloat16: the GPU, of compute capability 7.5, has none: set it to auto or float16" in capsys.readouterr().err
     monkeypatch.setattr(server, "on_gpu", lambda: False)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, ends
 from tools import best, sweep
 from tools.all_params import read_params
 from tools.experiments import Experiment, flat
@@ -34,7 +34,7 @@ def test_fewer_runs_are_drawn_the_same_for_the_same_seed():
     ],
 )
 def test_what_cannot_be_tried_is_one_line(capsys, words, said):
-    with pytest.raises(SystemExit) as end:
+    with ends() as end:
         sweep.combinations(words)
     assert end.value.code == 2 and said in capsys.readouterr().err
 
@@ -108,7 +108,7 @@ def test_a_metric_without_intervals_is_one_line_before_anything_runs(workplace, 
     monkeypatch.setattr(sweep, "find", lambda prefix: [one._replace(metrics=one.metrics | {"tuned": tuned})])
     monkeypatch.setattr(tool.subprocess, "run", nothing_may_run)
     monkeypatch.setattr(sys, "argv", ["tool", *words, metric])
-    with pytest.raises(SystemExit) as end:
+    with ends() as end:
         tool.main()
     line = capsys.readouterr().err
     assert end.value.code == 2 and line.count("\n") == 1
@@ -120,7 +120,7 @@ def test_a_score_of_meaning_chooses_where_a_model_for_it_is_set_and_every_run_ha
     monkeypatch.setattr(sweep, "find", lambda prefix: [])
     assert sweep.ranked("similarity") == []
     monkeypatch.setattr(sweep, "find", lambda prefix: [experiment("sweep-one", [1.0])])
-    with pytest.raises(SystemExit) as end:
+    with ends() as end:
         sweep.ranked("similarity")
     assert end.value.code == 2 and "METRIC=similarity: sweep-one ran without it" in capsys.readouterr().err
 

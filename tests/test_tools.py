@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import gpu_answering, pipeline
-from tests.conftest import ROOT, default_params, params_with
+from tests.conftest import ROOT, default_params, ends, params_with
 from tools import board, doctor, print_metrics, profile, repro, serve
 from tools.all_params import read_params
 from xinglin.files import file_sha256, write_json
@@ -60,7 +60,7 @@ def test_tiny_is_the_default_and_the_way_back(monkeypatch, tmp_path):
 
 
 def test_a_profile_that_is_not_there_is_named_with_those_that_are(monkeypatch, tmp_path, capsys):
-    with pytest.raises(SystemExit) as end:
+    with ends() as end:
         overlay(monkeypatch, tmp_path, "qwen9")
     line = capsys.readouterr().err
     assert end.value.code == 2 and "NAME=qwen9" in line and "qwen2.5-7b" in line
@@ -68,7 +68,7 @@ def test_a_profile_that_is_not_there_is_named_with_those_that_are(monkeypatch, t
 
 def test_serving_without_a_model_says_how_to_make_it(workplace, capsys):
     workplace()
-    with pytest.raises(SystemExit):
+    with ends():
         serve.main()
     assert "models/merged: no merged model: run 'dvc repro'" in capsys.readouterr().err
 
@@ -87,7 +87,7 @@ def test_a_port_in_use_is_named(workplace, capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         merged_model(workplace({"serve.port": port}))
-        with pytest.raises(SystemExit):
+        with ends():
             serve.main()
     assert f"serve.port: 127.0.0.1:{port}" in capsys.readouterr().err
 
@@ -95,7 +95,7 @@ def test_a_port_in_use_is_named(workplace, capsys):
 def test_an_open_address_demands_a_key(workplace, capsys, monkeypatch):
     monkeypatch.delenv("VLLM_API_KEY", raising=False)
     merged_model(workplace({"serve.host": "0.0.0.0"}))
-    with pytest.raises(SystemExit) as end:
+    with ends() as end:
         serve.main()
     assert end.value.code == 2 and "VLLM_API_KEY" in capsys.readouterr().err
 
@@ -137,7 +137,7 @@ def test_what_the_gpus_cannot_serve_is_one_line_before_vllm_starts(workplace, mo
     monkeypatch.setattr("xinglin.serving.server.on_gpu", lambda: True)
     monkeypatch.setattr("xinglin.serving.server.cards", lambda: [80 << 30] * gpus)
     merged_model(workplace(changes | {"serve.port": 0}))
-    with pytest.raises(SystemExit) as end:
+    with ends() as end:
         serve.main()
     line = capsys.readouterr().err
     assert end.value.code == 2 and says in line and line.count("\n") == 1
@@ -147,7 +147,7 @@ def test_a_model_too_large_for_the_machine_once_it_is_float32_is_not_started(wor
     monkeypatch.setattr("os.execve", lambda *_: pytest.fail("vLLM was started"))
     monkeypatch.setattr("xinglin.hardware.memory", lambda gpus=None: (2000, "the machine"))  # 1,000 bytes in bfloat16 are 2,000, and a fifth more
     merged_model(workplace({"serve.port": 0}))
-    with pytest.raises(SystemExit):
+    with ends():
         serve.main()
     assert "serve: models/merged needs at least" in capsys.readouterr().err
 
@@ -163,7 +163,7 @@ def test_the_decoding_that_was_scored_is_served_whatever_the_parameters_say_by_n
     serve.main()
     assert not capsys.readouterr().err
     (folder / "models" / "merged" / "generation_config.json").write_text('{"repetition_penalty": 1.3}')
-    with pytest.raises(SystemExit):
+    with ends():
         serve.main()
     assert "generation_config.json: no temperature" in capsys.readouterr().err
 
@@ -236,7 +236,7 @@ def test_the_benchmark_deletes_no_training_that_could_go_on(workplace, monkeypat
     (done / "done").touch()
     (folder / ".work" / "judgements").mkdir()
     monkeypatch.setattr(pipeline, "seconds", lambda command: pytest.fail(f"{command} was run"))
-    with pytest.raises(SystemExit):
+    with ends():
         pipeline.main()
     line = capsys.readouterr().err
     assert line.count("\n") == 1 and ".work/adapter/0b: a training that has not come to its end" in line
@@ -247,7 +247,7 @@ def test_the_benchmark_deletes_no_training_that_could_go_on(workplace, monkeypat
 
 
 def test_a_stage_that_fails_under_the_benchmark_says_why(capsys):
-    with pytest.raises(SystemExit):
+    with ends():
         pipeline.seconds("echo said; echo the reason >&2; exit 3")
     out, err = capsys.readouterr()
     assert err.startswith("the reason\n") and "ended with status 3" in err and not out
@@ -255,7 +255,7 @@ def test_a_stage_that_fails_under_the_benchmark_says_why(capsys):
 
 
 def test_answers_without_an_adapter_say_what_trains_one(tmp_path, capsys):
-    with pytest.raises(SystemExit):
+    with ends():
         params = read_params(ROOT / "params.yaml")
         next(gpu_answering.answer_all(params.predictions, params.decoding, tmp_path))
     assert capsys.readouterr().err == f"error: {tmp_path}/runs: no adapter to answer with: run '--parts train' first\n"
@@ -272,7 +272,7 @@ def test_the_chat_page_decodes_as_was_scored(monkeypatch):
 def test_the_board_holds_the_adapter_on_its_base_or_the_tuned_model_alone(workplace, capsys, tiny_tokenizer):
     folder = workplace()
     (folder / "models" / "adapter").mkdir(parents=True)
-    with pytest.raises(SystemExit):
+    with ends():
         board.settings()
     assert "models/adapter: no adapter: run 'dvc repro adapter' to make it" in capsys.readouterr().err
     (folder / "models" / "base.json").write_text(json.dumps({"path": str(ROOT / "models" / "tiny"), "files": {}}))
@@ -310,6 +310,6 @@ def test_what_has_changed_is_read_before_the_rest_is_made(monkeypatch, status):
     monkeypatch.setattr("subprocess.run", lambda line: ran.append(line[1:]) or subprocess.CompletedProcess(line, status))
     monkeypatch.setattr("os.execv", lambda program, line: ran.append(line[1:]))
     monkeypatch.setattr("sys.argv", ["repro", "metrics"])
-    with pytest.raises(SystemExit) if status else nullcontext():
+    with ends() if status else nullcontext():
         repro.main()
     assert ran == [["repro", "--force", "--single-item", "raw"], ["repro", "metrics"]][: 1 if status else 2]

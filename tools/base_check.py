@@ -12,7 +12,7 @@ from tools.all_params import read_params
 from xinglin.bases.check import Asked, file_problems, wanted
 from xinglin.bases.proof import proof, summary
 from xinglin.bases.record import locate, refuse
-from xinglin.cli import fail
+from xinglin.cli import CommandError, run_command
 from xinglin.hubs.settings import Base
 
 
@@ -21,10 +21,10 @@ def named(model: str, known: Base, hub: str) -> Base:
     if Path(model).expanduser().is_dir():
         return known.model_copy(update={"source": "path", "path": model, "model": None})
     if model.count("/") != 1 or model.startswith((".", "/", "~")):
-        fail(f"MODEL={model}: no such folder, and no name of a hub's model such as Qwen/Qwen3-4B", 2)
+        raise CommandError(f"MODEL={model}: no such folder, and no name of a hub's model such as Qwen/Qwen3-4B", 2)
     source = hub or (known.source if known.source in ("modelscope", "huggingface") else "modelscope")
     if source not in ("modelscope", "huggingface"):
-        fail(f"HUB={source}: expected modelscope or huggingface", 2)
+        raise CommandError(f"HUB={source}: expected modelscope or huggingface", 2)
     return known.model_copy(update={"source": source, "path": None, "model": model, "revision": known.revision})
 
 
@@ -32,7 +32,7 @@ def main() -> None:
     model = sys.argv[1] if len(sys.argv) > 1 else ""
     params = read_params()
     if not model:
-        fail("MODEL=: which base? MODEL=FOLDER or MODEL=Qwen/Qwen3-4B", 2)
+        raise CommandError("MODEL=: which base? MODEL=FOLDER or MODEL=Qwen/Qwen3-4B", 2)
     want = wanted(Asked.read())
     if template := os.environ.get("TEMPLATE"):
         want = want._replace(template=template)
@@ -45,4 +45,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

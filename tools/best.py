@@ -13,7 +13,7 @@ from tools.all_params import read_params
 from tools.experiments import flat
 from tools.profile import PARAMS, editor
 from tools.sweep import DVC, ranked, show
-from xinglin.cli import fail
+from xinglin.cli import CommandError, run_command
 from xinglin.files import atomic_path
 
 
@@ -50,7 +50,7 @@ def main() -> None:
     metric = sys.argv[1] if len(sys.argv) > 1 and sys.argv[1] else "rouge-l"
     found = ranked(metric)
     if not found:
-        fail("best: no experiment of a sweep on this commit: run 'make sweep SET=…' first (results belong to the commit they ran on)")
+        raise CommandError("best: no experiment of a sweep on this commit: run 'make sweep SET=…' first (results belong to the commit they ran on)")
     print(show(found, metric))
     if not bring_back(found[0].name):
         sys.exit(1)
@@ -60,4 +60,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tools.all_params import read_params
 from xinglin.bases.folder import open_base
-from xinglin.cli import fail
+from xinglin.cli import CommandError, run_command
 from xinglin.files import read_json
 from xinglin.serving.decoding import Decoding
 
@@ -25,7 +25,7 @@ def settings() -> dict:
     if (ADAPTER / "config.json").is_file():
         return {"model_name_or_path": str(ADAPTER), "template": template}
     if not (ADAPTER / "adapter_config.json").is_file():
-        fail(f"{ADAPTER}: no adapter: run 'dvc repro adapter' to make it")
+        raise CommandError(f"{ADAPTER}: no adapter: run 'dvc repro adapter' to make it")
     base = open_base(read_json(BASE), TOKENIZER)
     return {"model_name_or_path": str(base), "adapter_name_or_path": str(ADAPTER), "template": template}
 
@@ -72,7 +72,7 @@ def webui(known: dict, decoding: Decoding) -> None:
 
     for place, name in ((engine, "load_config"), (engine.Engine, "resume"), (top, "get_model_info"), (top, "list_checkpoints")):
         if not hasattr(place, name):
-            fail(f"tools/board.py: LLaMA-Factory {version('llamafactory')} has no {place.__name__}.{name}: install requirements/pipeline.txt (make setup)")
+            raise CommandError(f"tools/board.py: LLaMA-Factory {version('llamafactory')} has no {place.__name__}.{name}: install requirements/pipeline.txt (make setup)")
     engine.load_config = lambda: {"lang": "zh", "hub_name": "modelscope", "last_model": "Custom", "path_dict": {}}
     engine.Engine.resume = resume_filled
     top.get_model_info, top.list_checkpoints = get_model_info, list_checkpoints
@@ -83,10 +83,10 @@ def main() -> None:
     pages = {"chat": chat, "webui": webui}
     page = pages.get(sys.argv[1] if len(sys.argv) > 1 else "")
     if page is None:
-        fail(f"expected one of {', '.join(pages)}", 2)
+        raise CommandError(f"expected one of {', '.join(pages)}", 2)
     os.environ |= {"GRADIO_SERVER_NAME": "127.0.0.1", "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
     page(settings(), read_params().decoding)
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from xinglin.bases.folder import recorded
-from xinglin.cli import fail
+from xinglin.cli import CommandError, run_command
 from xinglin.files import atomic_path, read_json
 
 DVC = f"{sys.prefix}/bin/dvc"
@@ -24,7 +24,7 @@ BASE = Path("models/base.json")
 def call(*command: str | Path) -> None:
     done = subprocess.run(command)
     if done.returncode:
-        fail(f"{' '.join(map(str, command[:6]))} …: ended with status {done.returncode}: the reason stands above")
+        raise CommandError(f"{' '.join(map(str, command[:6]))} …: ended with status {done.returncode}: the reason stands above")
 
 
 def in_git(folder: Path, names: Iterable[str]) -> bool:
@@ -91,10 +91,10 @@ def main() -> None:
     if args.what == "pack":
         pack(folder, args.uv, args.uv_version, args.vllm)
     elif not (folder / "wheels").is_dir():
-        fail(f"{folder}: no bundle: 'make bundle' on a connected machine makes one", 2)
+        raise CommandError(f"{folder}: no bundle: 'make bundle' on a connected machine makes one", 2)
     else:
         unpack(folder)
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

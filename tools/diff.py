@@ -27,7 +27,7 @@ from tools.revisions import (
     revision,
     texts,
 )
-from xinglin.cli import fail
+from xinglin.cli import CommandError, run_command
 from xinglin.params import ParamsFile
 from xinglin.scoring.scores import RATES
 from xinglin.scoring.settings import Metrics
@@ -120,7 +120,7 @@ def columns(change: Change) -> list[str]:
 
 def headline(sides: Sides, by: str, changes: dict[str, Change]) -> str:
     if by not in changes:
-        fail(f"--by {by}: no such metric, expected one of {', '.join(changes)}", 2)
+        raise CommandError(f"--by {by}: no such metric, expected one of {', '.join(changes)}", 2)
     one, other = parts_answered(sides)
     if one != other:
         return f"not comparable: the {one} part was answered before, the {other} part after"
@@ -271,4 +271,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

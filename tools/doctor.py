@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 
 from tools.all_params import Params, read_params
+from xinglin.cli import run_command
 from xinglin.hardware import cards, memory
 from xinglin.serving import server
 
@@ -90,4 +91,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from tools.all_params import read_params
-from xinglin.cli import fail
+from xinglin.cli import CommandError, run_command
 from xinglin.dialogues.cleaning import tidy
 from xinglin.dialogues.formats import SHAPES, Unusable, shape_of
 from xinglin.dialogues.reading import Broken, records
@@ -72,12 +72,14 @@ def read_texts(file: Path) -> list[Text]:
 
 
 def main() -> None:
-    file = Path(sys.argv[1]) if len(sys.argv) > 1 and sys.argv[1] else fail("FILE=: which file? make leakage FILE=exam.jsonl", 2)
+    if not any(sys.argv[1:]):
+        raise CommandError("FILE=: which file? make leakage FILE=exam.jsonl", 2)
+    file = Path(sys.argv[1])
     if not file.is_file():
-        fail(f"FILE={file}: no such file", 2)
+        raise CommandError(f"FILE={file}: no such file", 2)
     given = read_texts(file)
     if not given:
-        fail(f"{file}: no text of {SHORT} characters or more")
+        raise CommandError(f"{file}: no text of {SHORT} characters or more")
     known = list(dict.fromkeys(plain(text) for row in read_jsonl(TRAIN) for text in texts_of(row)))
     threshold = read_params().split.near_duplicate_threshold
     pairs = all_pairs([text.plain for text in given], known, threshold).tolist()
@@ -92,4 +94,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

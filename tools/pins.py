@@ -30,7 +30,7 @@ import httpx
 from packaging.tags import sys_tags
 from packaging.utils import parse_wheel_filename
 
-from xinglin.cli import fail
+from xinglin.cli import CommandError, run_command
 
 UV = shutil.which("uv") or str(Path(sys.prefix).parent / ".tools" / "bin" / "uv")
 PYTHON = "3.11"
@@ -71,7 +71,7 @@ class RemoteFile(io.RawIOBase):
         with self.client.stream("GET", self.url, headers={"Range": f"bytes={part}", "Accept-Encoding": "identity"}) as response:
             response.raise_for_status()
             if response.status_code != httpx.codes.PARTIAL_CONTENT:
-                fail(f"{self.url}: this index sends whole files only: set UV_DEFAULT_INDEX to one that answers range requests")
+                raise CommandError(f"{self.url}: this index sends whole files only: set UV_DEFAULT_INDEX to one that answers range requests")
             return response.read(), int(response.headers["Content-Range"].rpartition("/")[2])
 
     def seekable(self) -> bool:
@@ -117,14 +117,14 @@ def wheel_files(client: httpx.Client, url: str) -> Files:
             members = [member for member in wheel.infolist() if not member.is_dir()]
             return {installed_path(member.filename): str(member.CRC) for member in members} | programs(wheel)
     except httpx.HTTPError as error:
-        fail(f"{url}: {error or type(error).__name__}: the package index must be in reach")
+        raise CommandError(f"{url}: {error or type(error).__name__}: the package index must be in reach")
 
 
 def installed_files(environment: Path, checksum: Callable[[PackagePath], str]) -> dict[str, Files]:
     """Return the files of each distribution that is installed in an environment."""
     site = environment / SITE
     if not site.is_dir():
-        fail(f"{site}: no such folder: run 'make setup'")
+        raise CommandError(f"{site}: no such folder: run 'make setup'")
     found = distributions(path=[str(site)])
     return {each.name: {posixpath.normpath(f"{SITE}/{file}"): checksum(file) for file in each.files or ()} for each in found}
 
@@ -143,9 +143,9 @@ def uv(*words: str | Path) -> str:
     try:
         done = subprocess.run([UV, *words], capture_output=True, text=True)
     except FileNotFoundError:
-        fail(f"{UV}: no such program: run 'make setup'")
+        raise CommandError(f"{UV}: no such program: run 'make setup'")
     if done.returncode:
-        fail(f"uv {' '.join(map(str, words))}: {' '.join(done.stderr.split())}")
+        raise CommandError(f"uv {' '.join(map(str, words))}: {' '.join(done.stderr.split())}")
     return done.stdout
 
 
@@ -192,10 +192,12 @@ def check(client: httpx.Client, path: Path) -> bool:
 
 
 def main() -> None:
-    paths = [Path(word) for word in sys.argv[1:]] or fail("which? python -m tools.pins requirements/*.txt", 2)
+    paths = [Path(word) for word in sys.argv[1:]]
+    if not paths:
+        raise CommandError("which? python -m tools.pins requirements/*.txt", 2)
     with httpx.Client(timeout=60, follow_redirects=True, transport=httpx.HTTPTransport(retries=3)) as client:
         sys.exit(sum(check(client, path) for path in paths) > 0)  # all are named
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -9,7 +9,7 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from tools.all_params import read_params
-from xinglin.cli import fail
+from xinglin.cli import CommandError, run_command
 from xinglin.files import atomic_path
 from xinglin.params import load, overlay
 
@@ -30,7 +30,7 @@ def main() -> None:
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     names = sorted(file.stem for file in PROFILES.glob("*.yaml"))
     if name not in names:
-        fail(f"NAME={name}: no such profile, expected one of {', '.join(names)}", 2)
+        raise CommandError(f"NAME={name}: no such profile, expected one of {', '.join(names)}", 2)
     yaml = editor()
     params = yaml.load(PARAMS)
     overlay(load(PROFILES / f"{name}.yaml"), params, "profile")
@@ -41,4 +41,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -23,7 +23,7 @@ from markupsafe import Markup
 
 from tools import charts, doctor
 from tools.stale import stale_stages
-from xinglin.cli import fail
+from xinglin.cli import CommandError, run_command
 from xinglin.files import atomic_path, read_json
 from xinglin.scoring.scores import MODELS, RATES, pairs
 from xinglin.timings import read_timing
@@ -119,7 +119,7 @@ def judged(rows: dict[str, list[dict]]) -> tuple[list[str], dict[str, list[dict]
     table, names = answer_scores()
     marks = {model: table[table["model"] == model].to_dict("records") for model in MODELS}
     if any([mark["id"] for mark in marks[model]] != [row["id"] for row in rows[model]] for model in MODELS):
-        fail(f"{ANSWERS}: its answers are not those of data/predictions: run 'dvc repro metrics'")
+        raise CommandError(f"{ANSWERS}: its answers are not those of data/predictions: run 'dvc repro metrics'")
     return names, marks
 
 
@@ -248,4 +248,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from xinglin.bases.folder import sha256
+from xinglin.cli import run_command
 from xinglin.files import read_json
 from xinglin.hubs.settings import Base, Raw
 from xinglin.params import ParamsFile
@@ -47,4 +48,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -13,7 +13,7 @@ import orjson
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from xinglin.cli import fail
+from xinglin.cli import CommandError
 from xinglin.scoring.scores import MODELS, RATES
 
 PARTS = ("train", "val", "test")
@@ -58,7 +58,7 @@ def revision(name: str) -> Side:
     command = ["git", "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}"]
     found = subprocess.run(command, capture_output=True, text=True)
     if found.returncode:
-        fail(f"REV={name}: no such revision here, expected a branch, a tag or a commit", 2)
+        raise CommandError(f"REV={name}: no such revision here, expected a branch, a tag or a commit", 2)
     return Side(name, found.stdout.strip())
 
 
@@ -66,19 +66,19 @@ def load_yaml(side: Side, path: str) -> dict:
     try:
         return YAML(typ="safe", pure=True).load(side.in_git(path) or b"") or {}
     except YAMLError as error:
-        fail(f"{path} at {side.name}: not YAML: {one_line(error)}")
+        raise CommandError(f"{path} at {side.name}: not YAML: {one_line(error)}")
 
 
 @cache
 def load_metrics(side: Side) -> dict:
     text = side.in_git("metrics.json")
     if text is None:
-        fail(f"{side.name}: no metrics.json there: run 'dvc repro' on it and commit what it made")
+        raise CommandError(f"{side.name}: no metrics.json there: run 'dvc repro' on it and commit what it made")
     try:
         found = orjson.loads(text)
         return found | {model: found[model] for model in MODELS}
     except (KeyError, TypeError, ValueError) as error:
-        fail(f"metrics.json at {side.name}: not the scores of {' and '.join(MODELS)}: {error!r}")
+        raise CommandError(f"metrics.json at {side.name}: not the scores of {' and '.join(MODELS)}: {error!r}")
 
 
 def load_csv(side: Side, path: str) -> list[dict[str, str]]:
@@ -95,7 +95,7 @@ def load_answers(side: Side) -> dict[str, Scores]:
             place = found.setdefault(row.pop("model"), {}).setdefault(row.pop("id"), {})
             place |= {name: float(value) * (100 if name in RATES else 1) for name, value in row.items()}
     except (KeyError, TypeError, ValueError) as error:
-        fail(f"plots/answers.csv at {side.name}: not a table of id, model and scores: {error!r}")
+        raise CommandError(f"plots/answers.csv at {side.name}: not a table of id, model and scores: {error!r}")
     return found
 
 

@@ -7,6 +7,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+from xinglin.cli import run_command
 from xinglin.files import WORK, file_sha256
 
 PARAMS, CHECKED = Path("params.yaml"), WORK / "params.sha256"
@@ -30,4 +31,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

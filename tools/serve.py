@@ -12,7 +12,7 @@ from pathlib import Path
 from app.settings import Serve
 from tools.all_params import read_params
 from tools.stale import stale_stages
-from xinglin.cli import fail
+from xinglin.cli import CommandError, run_command
 from xinglin.hardware import need_memory
 from xinglin.serving import server
 from xinglin.serving.answers import SERVING_BYTES
@@ -24,14 +24,14 @@ MODEL = Path("models/merged")
 def check(serve: Serve) -> None:
     """Stop with one line if there is no model, the port is taken, or the address is open without a key."""
     if not (MODEL / "config.json").is_file():
-        fail(f"{MODEL}: no merged model: run 'dvc repro' to make it")
+        raise CommandError(f"{MODEL}: no merged model: run 'dvc repro' to make it")
     if not is_loopback(serve.host) and not os.environ.get("VLLM_API_KEY"):
-        fail(f"serve.host: {serve.host} is open to other machines: set VLLM_API_KEY, or serve on 127.0.0.1", 2)
+        raise CommandError(f"serve.host: {serve.host} is open to other machines: set VLLM_API_KEY, or serve on 127.0.0.1", 2)
     try:
         with socket.create_server((serve.host, serve.port)):
             pass
     except OSError as error:
-        fail(f"serve.port: {serve.host}:{serve.port} cannot be listened on: {error.strerror}: change serve.port or stop what is there")
+        raise CommandError(f"serve.port: {serve.host}:{serve.port} cannot be listened on: {error.strerror}: change serve.port or stop what is there")
 
 
 def is_loopback(host: str) -> bool:
@@ -83,4 +83,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

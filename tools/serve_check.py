@@ -17,7 +17,7 @@ import httpx
 import numpy as np
 
 from tools.all_params import read_params
-from xinglin.cli import bearer, fail
+from xinglin.cli import CommandError, bearer, run_command
 from xinglin.files import read_json, read_jsonl
 from xinglin.serving.answers import token_logprobs
 from xinglin.serving.client import API_KEY
@@ -200,7 +200,7 @@ def main() -> None:
             except Skipped as reason:
                 print(f"skipped {name}: not checked: {reason}")
             except httpx.TransportError as error:
-                fail(f"{url}: no server answers ({error}): start it with 'make serve'")
+                raise CommandError(f"{url}: no server answers ({error}): start it with 'make serve'")
             except (Failed, KeyError, ValueError) as error:
                 failed = True
                 print(f"FAILED  {name}: {error}")
@@ -208,4 +208,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

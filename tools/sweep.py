@@ -25,7 +25,7 @@ from ruamel.yaml.error import YAMLError
 
 from tools.all_params import read_params
 from tools.experiments import Experiment, find
-from xinglin.cli import fail
+from xinglin.cli import CommandError, run_command
 from xinglin.scoring.intervals import interval
 from xinglin.scoring.scores import MEANING, NAMES
 
@@ -47,10 +47,10 @@ def combinations(words: str) -> list[dict]:
     for word in words.split():
         name, _, values = word.partition("=")
         if not values or ":" in values:
-            fail(f"SET={word}: expected NAME=a,b,c", 2)
+            raise CommandError(f"SET={word}: expected NAME=a,b,c", 2)
         given[name] = [value(choice) for choice in values.split(",")]
     if not given:
-        fail('SET=: what is to be tried? SET="adapter.learning_rate=1e-3,4e-3 adapter.lora_rank=4,8"', 2)
+        raise CommandError('SET=: what is to be tried? SET="adapter.learning_rate=1e-3,4e-3 adapter.lora_rank=4,8"', 2)
     return [dict(zip(given, chosen, strict=True)) for chosen in product(*given.values())]
 
 
@@ -121,10 +121,10 @@ def ranked(metric: str) -> list[Experiment]:
     """Return the sweep's experiments on this commit, the best first; stop if `metric` is no score with intervals, or one of them lacks it."""
     names = NAMES if read_params().metrics.embedding_model is None else (*NAMES, MEANING)
     if metric not in names:
-        fail(f"METRIC={metric}: no such score, expected one of {', '.join(names)}", 2)
+        raise CommandError(f"METRIC={metric}: no such score, expected one of {', '.join(names)}", 2)
     found = [one for one in find("sweep-") if one.metrics["part"] == "val"]
     if lacking := [one.name for one in found if metric not in one.metrics["intervals"]["gain"]]:
-        fail(f"METRIC={metric}: {lacking[0]} ran without it, expected a score that every run has", 2)
+        raise CommandError(f"METRIC={metric}: {lacking[0]} ran without it, expected a score that every run has", 2)
     return sorted(found, key=lambda one: -one.metrics["tuned"][metric])
 
 
@@ -138,14 +138,14 @@ def main() -> None:
     args = parser.parse_args()
     settings = drawn(combinations(args.set), args.runs, args.seed)
     if not Path("dvc.lock").exists():
-        fail("dvc.lock: no such file: run 'dvc repro' once before a sweep, so that its runs share what does not change")
+        raise CommandError("dvc.lock: no such file: run 'dvc repro' once before a sweep, so that its runs share what does not change")
     ranked(args.metric)  # so that a wrong METRIC ends it here, not after the trainings
     search(settings, args.jobs)
     found = ranked(args.metric)
     if not found:
-        fail("sweep: no run came to its end: 'dvc queue logs NAME' has the reason")
+        raise CommandError("sweep: no run came to its end: 'dvc queue logs NAME' has the reason")
     print(show(found, args.metric))
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -9,6 +9,7 @@ import sys
 import time
 
 from tools.all_params import read_params
+from xinglin.cli import run_command
 
 
 def main() -> None:
@@ -31,4 +32,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

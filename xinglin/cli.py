@@ -5,25 +5,50 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NoReturn
 
 
-def fail(message: str, code: int = 1) -> NoReturn:
-    """End the program with one line on stderr and exit status `code`."""
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(code)
+class CommandError(Exception):
+    """What ends a command: one line for who ran it, and the exit status."""
+
+    def __init__(self, message: str, status: int = 1) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def run_command(main: Callable[[], None]) -> NoReturn:
+    """Run `main` and end the program: with one line and a status other than 0 where it fails."""
+    with errors_as_lines():
+        main()
+    sys.exit(0)
+
+
+@contextmanager
+def errors_as_lines() -> Iterator[None]:
+    """End the program with one line on stderr at a CommandError, at Ctrl+C, and at an error of the operating system, a full disk say."""
+    try:
+        yield
+    except CommandError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.status)
+    except KeyboardInterrupt:
+        print("error: interrupted; what was finished is kept, run it again to go on", file=sys.stderr)
+        sys.exit(130)
+    except OSError as error:
+        if not error.errno:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{os.strerror(error.errno)}; nothing was half-written, run it again when that is mended", file=sys.stderr)
+        sys.exit(1)
 
 
 def start(description: str | None, *names: str) -> argparse.Namespace:
-    """Parse `--name PATH` for each of `names` (all required); from here on, SIGTERM and a dead parent end the stage.
-
-    An error of the operating system, a full disk say, that nobody handles is one line, not a traceback.
-    """
+    """Parse `--name PATH` for each of `names` (all required); from here on, SIGTERM and a dead parent end the stage."""
     signal.signal(signal.SIGTERM, end)
     die_with_parent()
-    sys.excepthook = one_line
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in names:
         parser.add_argument(f"--{name}", type=Path, required=True)
@@ -36,22 +61,11 @@ def end(*_: Any) -> NoReturn:
     sys.exit(143)
 
 
-def one_line(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print Ctrl+C, and an OSError with a file or an errno, as one line, everything else as Python does."""
-    if isinstance(error, KeyboardInterrupt):
-        print("error: interrupted; what was finished is kept, run it again to go on", file=sys.stderr)
-    elif isinstance(error, OSError) and error.errno:
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}{os.strerror(error.errno)}; nothing was half-written, run it again when that is mended", file=sys.stderr)
-    else:
-        sys.__excepthook__(kind, error, trace)
-
-
 def bearer(variable: str) -> dict[str, str]:
     """Return the header that carries the API key of an environment variable, none where there is no key."""
     key = os.environ.get(variable, "").strip()
     if not (key.isascii() and key.isprintable()):  # a client would show it in its error
-        fail(f"{variable}: the value of this environment variable is no API key")
+        raise CommandError(f"{variable}: the value of this environment variable is no API key")
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from xinglin.cli import fail
+from xinglin.cli import CommandError
 
 KEPT = 2  # folders of unfinished work for each stage: the present one, and the one before, should its settings come back
 
@@ -66,9 +66,9 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
     except FileNotFoundError:
-        fail(f"{path}: no such file: run 'dvc repro' to make it")
+        raise CommandError(f"{path}: no such file: run 'dvc repro' to make it")
     except ValueError as error:
-        fail(f"{path}: not JSON: {error}")
+        raise CommandError(f"{path}: not JSON: {error}")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -80,7 +80,7 @@ def write_json(path: Path, value: Any) -> None:
 def read_jsonl(path: Path) -> list[dict]:
     """Return the rows of a JSON Lines file."""
     if not path.is_file():
-        fail(f"{path}: no such file: run 'dvc repro' to make it")
+        raise CommandError(f"{path}: no such file: run 'dvc repro' to make it")
     return [orjson.loads(line) for line in path.read_bytes().splitlines()]
 
 
@@ -144,7 +144,7 @@ def need_space(path: Path, bytes_needed: int, what: str) -> None:
     """Stop with one line if the disk that holds `path` has less than `bytes_needed` free."""
     free = shutil.disk_usage(path).free
     if free < bytes_needed:
-        fail(f"{path}: {what} needs {bytes_needed / 1e9:.1f} GB of disk, {free / 1e9:.1f} GB are free")
+        raise CommandError(f"{path}: {what} needs {bytes_needed / 1e9:.1f} GB of disk, {free / 1e9:.1f} GB are free")
 
 
 def write_csv(file: Path, header: Sequence[str], rows: Iterable[Sequence]) -> None:

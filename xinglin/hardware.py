@@ -6,7 +6,7 @@ import subprocess
 
 import psutil
 
-from xinglin.cli import fail
+from xinglin.cli import CommandError
 
 
 def need_memory(base: dict, factor: float, what: str) -> None:
@@ -14,7 +14,7 @@ def need_memory(base: dict, factor: float, what: str) -> None:
     weights = sum(file["bytes"] for name, file in base["files"].items() if name.endswith(".safetensors"))
     have, where = memory()
     if have < factor * weights:
-        fail(f"{what}: {base['model']} needs at least {factor * weights / 1e9:.1f} GB of memory, {where} has {have / 1e9:.1f} GB")
+        raise CommandError(f"{what}: {base['model']} needs at least {factor * weights / 1e9:.1f} GB of memory, {where} has {have / 1e9:.1f} GB")
 
 
 def memory(gpus: int | None = None) -> tuple[int, str]:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from xinglin.cli import fail
+from xinglin.cli import CommandError
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -52,7 +52,7 @@ class ParamsFile(Section):
         try:
             found = cls.model_validate(values)
         except ValidationError as error:
-            fail(f"{path}: {explain(error, cls, values)}", 2)
+            raise CommandError(f"{path}: {explain(error, cls, values)}", 2)
         found._file, found._values = path.resolve(), load(path)
         return found
 
@@ -72,7 +72,7 @@ class ParamsFile(Section):
         DVC reads them after the stage has run, and would note the new ones beside the old output.
         """
         if section := self.changed():
-            fail(f"{self._file.name}: section {section} changed while this ran: its output was not put in place, run 'dvc repro' again; "
+            raise CommandError(f"{self._file.name}: section {section} changed while this ran: its output was not put in place, run 'dvc repro' again; "
                  "set back, what was finished is taken up")
 
 
@@ -80,18 +80,18 @@ def load(path: Path) -> Any:
     try:
         return YAML(typ="safe", pure=True).load(path)
     except FileNotFoundError:
-        fail(f"{path}: no such file: run this from the project's root", 2)
+        raise CommandError(f"{path}: no such file: run this from the project's root", 2)
     except YAMLError as error:
-        fail(f"{path}: not YAML: {' '.join(str(error).split())}", 2)
+        raise CommandError(f"{path}: not YAML: {' '.join(str(error).split())}", 2)
 
 
 def overlay(over: Any, values: Any, source: str, place: str = "") -> None:
     """Set each value of `over` in `values`, in place; a key that is not there is an error of `source`."""
     if not isinstance(over, dict):
-        fail(f"{source}: {over!r}: expected sections of params.yaml", 2)
+        raise CommandError(f"{source}: {over!r}: expected sections of params.yaml", 2)
     for key, value in over.items():
         if key not in values:
-            fail(f"{source}: {place}{key}: params.yaml has no such parameter", 2)
+            raise CommandError(f"{source}: {place}{key}: params.yaml has no such parameter", 2)
         if isinstance(value, dict) and value and isinstance(values[key], dict):
             overlay(value, values[key], source, f"{place}{key}.")
         else:

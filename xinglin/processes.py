@@ -13,7 +13,7 @@ from multiprocessing.pool import Pool
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from xinglin.cli import die_with_parent, fail
+from xinglin.cli import CommandError, die_with_parent
 
 LOOK = 2  # seconds
 LOG_LINES = 15
@@ -80,7 +80,7 @@ def call(command: list[str], environment: dict[str, str], log: Path, watch: Call
             process.wait()
     if status:
         print(tail(log), file=sys.stderr)
-        fail(f"{name} {command[-1]} ended with status {status}: the reason stands above, and in {log}")
+        raise CommandError(f"{name} {command[-1]} ended with status {status}: the reason stands above, and in {log}")
 
 
 def tail(log: Path) -> str:

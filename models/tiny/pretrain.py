@@ -25,6 +25,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
+from xinglin.cli import run_command
+
 MEDICAL = ("disc_medllm_consultations.huatuo.jsonl", "disc_medllm_examples.messages.jsonl", "medicalgpt_1k.huatuo.jsonl")
 GENERAL = ("smile.huatuo.jsonl.xz", "alpaca_zh.alpaca.jsonl.xz")
 OWN = Path(__file__).parent / "consultations.jsonl.xz"
@@ -208,4 +210,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -8,7 +8,7 @@ import os
 import shutil
 from pathlib import Path
 
-from xinglin.cli import fail
+from xinglin.cli import CommandError
 from xinglin.files import WORK, atomic_path, file_sha256, fingerprint, read_json, work_folder, write_json
 
 LOADED = (".json", ".safetensors", ".jinja", ".txt", ".model")  # what transformers and vLLM read
@@ -49,7 +49,7 @@ def recorded(record: dict) -> Path:
     """Return the folder that `models/base.json` names, checked to be there still."""
     folder = Path(os.path.expanduser(record["path"]))
     if not (folder / "config.json").is_file():
-        fail(f"{folder}: the base model of models/base.json is not there: run 'dvc repro --force base'")
+        raise CommandError(f"{folder}: the base model of models/base.json is not there: run 'dvc repro --force base'")
     return folder
 
 
@@ -62,7 +62,7 @@ def open_base(record: dict, tokenizer: Path, dtype: str | None = None) -> Path:
     for name, known in record["files"].items():
         file = folder / name
         if not file.is_file() or file.stat().st_size != known["bytes"] or sha256(file) != known["sha256"]:
-            fail(f"{file}: changed since models/base.json was made: run 'dvc repro --force base', or put the file back")
+            raise CommandError(f"{file}: changed since models/base.json was made: run 'dvc repro --force base', or put the file back")
     view = work_folder("base", fingerprint(record["files"], tokenizer)) / (dtype or "model")
     if not view.is_dir():
         with atomic_path(view) as temporary:

@@ -6,6 +6,8 @@ Usage: PYTHON -m xinglin.bases.read_tokens FOLDER < {"texts": [...], "dialogues"
 import json
 import sys
 
+from xinglin.cli import run_command
+
 
 def main() -> None:
     from transformers import AutoTokenizer, __version__
@@ -24,4 +26,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -8,7 +8,7 @@ from tqdm import tqdm
 from xinglin.bases.check import Asked, file_problems, wanted
 from xinglin.bases.folder import LOADED, sha256
 from xinglin.bases.proof import proof
-from xinglin.cli import fail
+from xinglin.cli import CommandError
 from xinglin.hubs.fetch import fetch_model
 from xinglin.hubs.settings import Base
 
@@ -38,7 +38,7 @@ def record(base: Base, folder: Path) -> dict:
 def refuse(model: str, problems: list[str]) -> None:
     """End the program with a line for each problem, if there are any."""
     if problems:
-        fail("\n".join(f"base: {model}: {problem}" for problem in problems))
+        raise CommandError("\n".join(f"base: {model}: {problem}" for problem in problems))
 
 
 def prove_base(base: Base, asked: Asked, tiny: Path, tokenizer: Path) -> tuple[dict, dict]:

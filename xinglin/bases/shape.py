@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from xinglin.cli import fail
+from xinglin.cli import CommandError
 
 STATELESS = {"full_attention", "sliding_attention", "chunked_attention", "attention", "sparse", "dense", "moe"}  # layer types
 STATEFUL = {  # model types that have others, for a config.json without layer types
@@ -39,7 +39,7 @@ def language_model(config: dict[str, Any]) -> Any:
             try:
                 return CONFIG_MAPPING[kind].from_dict(dict(config)).get_text_config()
             except Exception as error:  # of many kinds: each class checks itself
-                fail(f"config.json of the base: {' '.join(str(error).split())}: fetch the base again, or take another")
+                raise CommandError(f"config.json of the base: {' '.join(str(error).split())}: fetch the base again, or take another")
     return SimpleNamespace(**(config.get("text_config") or config))
 
 
@@ -55,7 +55,7 @@ def sizes(config: dict[str, Any]) -> Sizes:
         if not isinstance(value, int):
             what = f"{name} is {value} in a model of type {config.get('model_type')}"
             cure = "take a base with layers as Qwen2, Qwen3 or Llama have"
-            fail(f"config.json of the base: {what}, so that its need of memory is unknown: {cure}")
+            raise CommandError(f"config.json of the base: {what}, so that its need of memory is unknown: {cure}")
     return Sizes(**known)
 
 

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, NamedTuple
 import ijson
 import zstandard
 
-from xinglin.cli import fail
+from xinglin.cli import CommandError
 
 PACKED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open, ".zst": zstandard.open}
 KINDS = (".jsonl", ".json", ".csv", ".tsv")
@@ -42,7 +42,7 @@ def suffixes(file: Path) -> tuple[str, str]:
     packed = next((suffix for suffix in PACKED if name.endswith(suffix)), "")
     kind = next((suffix for suffix in KINDS if name.removesuffix(packed).endswith(suffix)), None)
     if kind is None:
-        fail(f"{file}: expected a name that ends in {', '.join(KINDS)}, alone or with {', '.join(PACKED)} after it")
+        raise CommandError(f"{file}: expected a name that ends in {', '.join(KINDS)}, alone or with {', '.join(PACKED)} after it")
     return kind, packed
 
 
@@ -59,9 +59,9 @@ def records(file: Path) -> Iterator[Record]:
             for number, value in reader(kind, head)(source, encoding):
                 yield number, value
     except DAMAGED as error:
-        fail(f"{file}: damaged or cut short after record {number}: {' '.join(str(error).split())}")
+        raise CommandError(f"{file}: damaged or cut short after record {number}: {' '.join(str(error).split())}")
     except (ijson.JSONError, UnicodeDecodeError) as error:  # half a surrogate pair, \udc00, is the latter
-        fail(f"{file}: not a JSON array after record {number}: {' '.join(str(error).split())[:200]}")
+        raise CommandError(f"{file}: not a JSON array after record {number}: {' '.join(str(error).split())[:200]}")
 
 
 @contextmanager
@@ -123,7 +123,7 @@ def decoded(source: BinaryIO, encoding: str) -> Iterator[io.TextIOWrapper]:
 def encoding_of(head: bytes, file: Path) -> str:
     """Return utf-8 or gb18030 (which holds GBK), whichever more of the first lines are valid in."""
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        fail(f"{file}: the file is in UTF-16, expected UTF-8, GBK or GB18030")
+        raise CommandError(f"{file}: the file is in UTF-16, expected UTF-8, GBK or GB18030")
     first = [line for line in head.splitlines(keepends=True) if not line.isascii()]
     whole = first[:-1] if len(head) == HEAD and len(first) > 1 else first
     valid = {name: sum(decodes(line, name) for line in whole) for name in ("utf-8", "gb18030")}

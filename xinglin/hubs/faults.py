@@ -20,7 +20,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import parse_ratelimit_headers
 
-from xinglin.cli import fail
+from xinglin.cli import CommandError
 
 NAMES = {"huggingface": "Hugging Face", "modelscope": "ModelScope"}
 TOKENS = {"huggingface": "HF_TOKEN", "modelscope": "MODELSCOPE_API_TOKEN"}
@@ -62,9 +62,11 @@ def one_line(section: str, what: str, hub: str, by_hand: str) -> Iterator[None]:
     """Turn what a hub's client raises into one line: what did not come, why, and the cure."""
     try:
         yield
+    except CommandError:  # a full disk
+        raise
     except Exception as error:  # the clients raise many kinds; each means that something did not come
         reason, cure = explained(root(error), section, hub)
-        fail(f"{what} from {NAMES[hub]}: {reason}; {cure}, or {by_hand}")
+        raise CommandError(f"{what} from {NAMES[hub]}: {reason}; {cure}, or {by_hand}")
 
 
 def explained(error: BaseException, section: str, hub: str) -> tuple[str, str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from xinglin.cli import fail
+from xinglin.cli import CommandError
 from xinglin.files import read_jsonl
 from xinglin.processes import workers
 from xinglin.scoring.settings import Metrics
@@ -114,9 +114,9 @@ def pairs(folder: Path) -> dict[str, list[dict]]:
     """Return both models' rows, checked to answer the same samples in the same order."""
     rows = {name: read_jsonl(folder / f"{name}.jsonl") for name in MODELS}
     if [row["id"] for row in rows["base"]] != [row["id"] for row in rows["tuned"]]:
-        fail(f"{folder}: base.jsonl and tuned.jsonl do not answer the same samples: run 'dvc repro --force predictions'")
+        raise CommandError(f"{folder}: base.jsonl and tuned.jsonl do not answer the same samples: run 'dvc repro --force predictions'")
     if not rows["base"]:
-        fail(f"{folder}: no predictions to score")
+        raise CommandError(f"{folder}: no predictions to score")
     return rows
 
 

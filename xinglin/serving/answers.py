@@ -11,12 +11,12 @@ import httpx
 import orjson
 from tqdm import tqdm
 
-from xinglin.cli import bearer, fail
+from xinglin.cli import CommandError, bearer
 from xinglin.dialogues.rows import messages
 from xinglin.files import read_json, read_jsonl, write_json
 from xinglin.hardware import need_memory
 from xinglin.serving import server
-from xinglin.serving.client import API_KEY, SECONDS, Chat, Refused, collect, connect, post
+from xinglin.serving.client import API_KEY, SECONDS, Chat, collect, connect, post
 from xinglin.serving.decoding import Decoding, fields
 from xinglin.serving.replicas import replicas
 from xinglin.serving.settings import Predictions
@@ -51,7 +51,7 @@ def endpoints(
         try:
             yield [params.base_url.rstrip("/").removesuffix("/v1")]
         except (aiohttp.ClientError, httpx.TransportError, TimeoutError) as error:
-            fail(f"predictions.base_url: {params.base_url}: {error or type(error).__name__}; the answers given so far are kept")
+            raise CommandError(f"predictions.base_url: {params.base_url}: {error or type(error).__name__}; the answers given so far are kept")
         return
     options: dict[str, str | int] = {"served_model_name": models[0], "generation_config": "vllm"}  # not the base's own sampling
     params = params.model_copy(update={"dtype": precision(params, base, bool(adapter) and models == MODELS)})
@@ -92,7 +92,7 @@ async def ask(chat: Chat, sample: dict, model: str, params: Predictions, decodin
             break
         first = 1 if turns[0]["role"] == "system" else 0
         if status != 400 or "context" not in text or len(turns) <= first + 1:
-            raise Refused(f"{model}: sample {sample['id']}: the server says {status}: {text[:300]}")
+            raise CommandError(f"{model}: sample {sample['id']}: the server says {status}: {text[:300]}")
         turns = turns[:first] + turns[first + 2 :]
     try:
         reply = orjson.loads(text)
@@ -105,7 +105,7 @@ async def ask(chat: Chat, sample: dict, model: str, params: Predictions, decodin
             "completion_tokens": usage["completion_tokens"],
         }
     except (ValueError, LookupError, TypeError) as error:
-        raise Refused(f"{model}: sample {sample['id']}: the server's reply is not a chat completion of OpenAI's: {text[:300]}") from error
+        raise CommandError(f"{model}: sample {sample['id']}: the server's reply is not a chat completion of OpenAI's: {text[:300]}") from error
 
 
 def answer_all(urls: list[str], model: str, asked: list[dict], file: Path, params: Predictions, decoding: Decoding) -> None:

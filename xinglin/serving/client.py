@@ -12,7 +12,7 @@ import httpx
 import orjson
 from tqdm import tqdm
 
-from xinglin.cli import bearer, fail
+from xinglin.cli import CommandError, bearer
 
 Client = TypeVar("Client")
 Chat = Callable[[dict], Awaitable[tuple[int, str]]]
@@ -21,10 +21,6 @@ TIMEOUT = aiohttp.ClientTimeout(total=SECONDS, sock_connect=10)
 KEPT_OPEN = 2  # seconds that an idle connection is kept; vLLM closes its end after five
 API_KEY = "VLLM_API_KEY"  # the environment variable whose key vLLM asks for
 SPARE_FILES = 256  # open besides the connections
-
-
-class Refused(Exception):
-    """What asking again does not mend."""
 
 
 @asynccontextmanager
@@ -54,7 +50,7 @@ def allow_files(count: int) -> None:
     """Let this process open `count` files, connections among them, if the system allows it; many shells allow 1,024 until asked."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < count:
-        fail(f"predictions.concurrency: {count} open files are needed, the system allows {hard} (ulimit -Hn): set it lower")
+        raise CommandError(f"predictions.concurrency: {count} open files are needed, the system allows {hard} (ulimit -Hn): set it lower")
     if soft != resource.RLIM_INFINITY and soft < count:
         resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
 
@@ -69,12 +65,12 @@ def collect(
 ) -> None:
     """Ask for each row whose id `file` does not hold, `concurrency` at once, and append each answer as it comes.
 
-    A refusal ends the program with its line; another error of an answer is raised as it is.
+    The first error of an answer, a refusal say, is raised as it is.
     """
     done = answered(file)
     missing = [row for row in asked if row["id"] not in done]
     progress = tqdm(total=len(asked), initial=len(asked) - len(missing), desc=name, unit=" answers", disable=None)
-    queue, error = iter(missing), None
+    queue = iter(missing)
 
     async def worker(client: Client) -> None:
         for row in queue:
@@ -90,12 +86,8 @@ def collect(
     with file.open("ab") as output, progress:
         try:
             asyncio.run(work())
-        except ExceptionGroup as group:  # outside of asyncio, which would print a traceback for an exit in a task
-            error = group.exceptions[0]
-    if isinstance(error, Refused):
-        fail(str(error))
-    if error:
-        raise error
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from None
 
 
 def answered(file: Path) -> dict[str, dict]:
@@ -111,5 +103,5 @@ def answered(file: Path) -> dict[str, dict]:
 def post(client: httpx.Client, path: str, body: dict) -> Any:
     reply = client.post(path, json=body)
     if not reply.is_success:
-        fail(f"{client.base_url}{path}: the server says {reply.status_code}: {reply.text[:300]}")
+        raise CommandError(f"{client.base_url}{path}: the server says {reply.status_code}: {reply.text[:300]}")
     return reply.json()

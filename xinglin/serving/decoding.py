@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from xinglin.cli import fail
+from xinglin.cli import CommandError
 from xinglin.files import read_json
 from xinglin.params import Section, Seed
 
@@ -66,7 +66,7 @@ def scored(model: Path) -> Decoding:
     """Return the decoding that a merged model was scored with, as its own generation_config.json says; the seed is 0."""
     found = read_json(model / "generation_config.json")
     if "temperature" not in found:
-        fail(f"{model}/generation_config.json: no temperature, so that servers would sample: run 'dvc repro' to make it anew")
+        raise CommandError(f"{model}/generation_config.json: no temperature, so that servers would sample: run 'dvc repro' to make it anew")
     top_k = found.get("top_k", EVERY)
     return Decoding(
         temperature=found["temperature"],

@@ -18,7 +18,7 @@ from pathlib import Path
 import aiohttp
 import httpx
 
-from xinglin.cli import die_with_parent, fail
+from xinglin.cli import CommandError, die_with_parent
 from xinglin.files import need_space, read_json
 from xinglin.hardware import cards
 from xinglin.processes import tail
@@ -35,7 +35,7 @@ def vllm_python() -> Path:
     """Return the Python of .venv-vllm, which stands beside the environment that runs this."""
     python = Path(sys.prefix).parent / ".venv-vllm" / "bin" / "python"
     if not python.exists():
-        fail(f"{python}: no vLLM environment: run 'make setup' first")
+        raise CommandError(f"{python}: no vLLM environment: run 'make setup' first")
     return python
 
 
@@ -94,9 +94,9 @@ def compute_dtype(setting: str, stored: str, place: str, lora: bool = False) -> 
     if setting == "auto":
         return "float32" if not on_gpu() else "float16" if stored == "float16" else half()
     if on_gpu() and setting == "float32" and lora:
-        fail(f"{place}: float32: on a GPU vLLM applies an adapter in 16 bit only: set it to auto", 2)
+        raise CommandError(f"{place}: float32: on a GPU vLLM applies an adapter in 16 bit only: set it to auto", 2)
     if setting == "bfloat16" != half():
-        fail(f"{place}: bfloat16: the GPU, of compute capability {capability()}, has none: set it to auto or float16", 2)
+        raise CommandError(f"{place}: bfloat16: the GPU, of compute capability {capability()}, has none: set it to auto or float16", 2)
     return setting
 
 
@@ -123,12 +123,12 @@ def check_gpus(engine: Engine, model: Path, section: str, replicas: int = 1) -> 
     if not on_gpu() or each * replicas == 1:
         return
     if here and each > here:
-        fail(f"{section}.tensor_parallel_size: {each} GPUs are asked for, {here} are here", 2)
+        raise CommandError(f"{section}.tensor_parallel_size: {each} GPUs are asked for, {here} are here", 2)
     if here and each * replicas > here:
-        fail(f"{section}.data_parallel_size: {replicas} × {each} GPUs are asked for, {here} are here", 2)
+        raise CommandError(f"{section}.data_parallel_size: {replicas} × {each} GPUs are asked for, {here} are here", 2)
     heads = read_config(model).get("num_attention_heads", each)
     if heads % each:
-        fail(f"{section}.tensor_parallel_size: the model's {heads} attention heads cannot be shared out to {each} GPUs", 2)
+        raise CommandError(f"{section}.tensor_parallel_size: the model's {heads} attention heads cannot be shared out to {each} GPUs", 2)
 
 
 def device_options(engine: Engine, at_once: int = 256) -> dict[str, str | float | int]:
@@ -190,7 +190,7 @@ def started(name: str, line: list[str], variables: dict[str, str], log: Path) ->
     except (httpx.TransportError, aiohttp.ClientError) as error:
         time.sleep(1)  # a dying server closes its port before it is gone
         if process and process.poll() is not None:
-            fail(f"{name} died with status {process.returncode}; the end of {log}:\n{tail(log)}")
+            raise CommandError(f"{name} died with status {process.returncode}; the end of {log}:\n{tail(log)}")
         raise error
     finally:
         if process:
@@ -207,7 +207,7 @@ def wait_until_up(name: str, servers: list[tuple[subprocess.Popen, int, Path]]) 
     while time.monotonic() - start < START_SECONDS:
         for process, port, log in servers:
             if process.poll() is not None:
-                fail(f"{name} did not start, status {process.returncode}; the end of {log}:\n{tail(log)}")
+                raise CommandError(f"{name} did not start, status {process.returncode}; the end of {log}:\n{tail(log)}")
             with contextlib.suppress(httpx.TransportError):
                 if port in waiting and httpx.get(f"http://127.0.0.1:{port}/health", timeout=5).is_success:
                     waiting.remove(port)
@@ -216,7 +216,7 @@ def wait_until_up(name: str, servers: list[tuple[subprocess.Popen, int, Path]]) 
             return
         time.sleep(0.5)
     log = next(log for _, port, log in servers if port in waiting)
-    fail(f"{name} did not start within {START_SECONDS} s; the end of {log}:\n{tail(log)}")
+    raise CommandError(f"{name} did not start within {START_SECONDS} s; the end of {log}:\n{tail(log)}")
 
 
 def stop(process: subprocess.Popen) -> None:

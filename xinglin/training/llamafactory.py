@@ -31,7 +31,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from xinglin.bases.shape import NOT_IN_PACKS, carries_state
-from xinglin.cli import fail
+from xinglin.cli import CommandError, run_command
 from xinglin.files import read_json
 
 PACKED = "packed"  # the name of our attention in transformers' registry
@@ -45,7 +45,7 @@ def must(holds: bool, library: str, what: str, setting: str) -> None:
     """Stop with one line if a patch of ours did not take hold: what `library` does instead, and the setting to do without."""
     if not holds:
         print(file=sys.stderr)  # a progress bar may stand in this line
-        fail(f"xinglin/training/llamafactory.py: {library} {version(library)} {what}: {OTHERWISE} adapter.{setting}")
+        raise CommandError(f"xinglin/training/llamafactory.py: {library} {version(library)} {what}: {OTHERWISE} adapter.{setting}")
 
 
 class Packs(SFTDataCollatorWith4DAttentionMask):
@@ -247,7 +247,7 @@ def layers(model: torch.nn.Module) -> list[GradientCheckpointingLayer]:
     """Return the decoder layers of `model`; stop with one line if transformers marks none as such."""
     found = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     if not found:
-        fail(f"adapter.torch_compile, adapter.deepspeed: {type(model).__name__} has no layers that transformers marks as such: set them to false and null")
+        raise CommandError(f"adapter.torch_compile, adapter.deepspeed: {type(model).__name__} has no layers that transformers marks as such: set them to false and null")
     return found
 
 
@@ -265,10 +265,10 @@ def main() -> None:
     config = yaml.safe_load(Path(sys.argv[1]).read_text(encoding="utf-8"))
     base = read_json(Path(config["model_name_or_path"]) / "config.json")
     if config["neat_packing"] and carries_state(base):
-        fail(NOT_IN_PACKS.format(base.get("model_type")))
+        raise CommandError(NOT_IN_PACKS.format(base.get("model_type")))
     on_gpu = torch.cuda.is_available() and config["bf16"]  # FlashAttention knows no float32
     train(config, on_gpu and config["neat_packing"], on_gpu and not config.get("deepspeed"))
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)
