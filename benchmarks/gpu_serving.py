@@ -3,17 +3,14 @@
 import asyncio
 import itertools
 import os
-import signal
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-import httpx
 import yaml
 
 from app.settings import Serve
@@ -27,29 +24,14 @@ CLI = f"{sys.prefix}/bin/llamafactory-cli"
 CLIENTS = (1, 16, 64, 256)
 
 
-@contextmanager
-def api_of_llamafactory(folder: Path) -> Iterator[str]:
-    """Yield the URL of LLaMA-Factory's own API server, its Hugging Face engine."""
+def api_of_llamafactory(folder: Path) -> server.Launch:
+    """Return LLaMA-Factory's own API server, its Hugging Face engine."""
     port, run = server.free_port(), folder / "runs" / "api"
     run.mkdir(parents=True, exist_ok=True)
     config = {"model_name_or_path": str(folder / "base"), "template": "qwen", "do_sample": False, "infer_backend": "huggingface"}
     (run / "api.yaml").write_text(yaml.safe_dump(config))
-    with (run / "log.txt").open("wb") as output:
-        process = subprocess.Popen(
-            [CLI, "api", str(run / "api.yaml")], env=os.environ | {"API_PORT": str(port), "API_HOST": "127.0.0.1", "API_MODEL_NAME": "xinglin"},
-            stdout=output, stderr=output, start_new_session=True,
-        )  # fmt: skip
-    try:
-        for _ in range(300):
-            try:
-                httpx.get(f"http://127.0.0.1:{port}/v1/models", timeout=5)
-                break
-            except httpx.TransportError:
-                time.sleep(1)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    variables = os.environ | {"API_PORT": str(port), "API_HOST": "127.0.0.1", "API_MODEL_NAME": "xinglin"}
+    return server.Launch("LLaMA-Factory's API", [CLI, "api", str(run / "api.yaml")], variables, port, run / "log.txt", "/v1/models")
 
 
 def questions(file: Path) -> Iterator[list[dict]]:
@@ -77,13 +59,17 @@ def loaded(url: str, clients: int, seconds: float, asked: Iterator[list[dict]]) 
 
 def serve(profile: Serve, folder: Path, seconds: float) -> Rows:
     """Yield a number of clients and a function that returns what they see, on ours and on the peer."""
-    ours = partial(
-        server.running, folder / "base", folder / "vllm.log", served_model_name="xinglin",
-        max_model_len=profile.max_model_len, generation_config="vllm", **server.device_options(profile),
-    )  # fmt: skip
+    ours = server.vllm(
+        folder / "base",
+        folder / "vllm.log",
+        served_model_name="xinglin",
+        max_model_len=profile.max_model_len,
+        generation_config="vllm",
+        **server.device_options(profile),
+    )
     asked = questions(folder / "asked.jsonl")
-    for name, start, counts in (("ours", ours, CLIENTS), ("LLaMA-Factory's API", partial(api_of_llamafactory, folder), CLIENTS[:2])):
-        with suppress(CommandError), start() as url:  # one that does not start says why; the other is still worth its time
+    for name, launch, counts in (("ours", ours, CLIENTS), ("LLaMA-Factory's API", api_of_llamafactory(folder), CLIENTS[:2])):
+        with suppress(CommandError), server.serving(launch) as [url]:  # one that does not start says why; the other is still worth its time
             loaded(url, 4, 1, asked)
             for clients in counts:
                 yield f"{name}, {clients} clients", partial(loaded, url, clients, seconds, asked)

@@ -116,14 +116,20 @@ def scores(folder: Path, adapters: list[Path], questions: int, memory: float) ->
     params = every.predictions
     asked = answers.samples(folder / "split" / "test.jsonl", questions)
     named = {adapter.parent.name: adapter for adapter in adapters}
-    port = server.free_port()
-    line = server.command(
-        open_base(read_json(folder / "base.json"), folder / "tokenizer"), host="127.0.0.1", port=port, served_model_name="base",
-        generation_config="vllm", dtype="bfloat16" if trained.on_gpu() else "float32",
-        max_model_len=params.max_model_len, enable_lora="", max_lora_rank=answers.lora_rank(read_params().adapter.lora_rank), **server.device_options(params),
-    )  # fmt: skip
-    line += ["--lora-modules", *(f"{name}={adapter}" for name, adapter in named.items())]
-    with server.up("vLLM", line, server.environment(batch_invariant=trained.on_gpu()), port, folder / "vllm.log") as url:
+    launch = server.vllm(
+        open_base(read_json(folder / "base.json"), folder / "tokenizer"),
+        folder / "vllm.log",
+        trained.on_gpu(),
+        served_model_name="base",
+        generation_config="vllm",
+        dtype="bfloat16" if trained.on_gpu() else "float32",
+        max_model_len=params.max_model_len,
+        enable_lora="",
+        max_lora_rank=answers.lora_rank(read_params().adapter.lora_rank),
+        **server.device_options(params),
+    )
+    launch.line.extend(["--lora-modules", *(f"{name}={adapter}" for name, adapter in named.items())])
+    with server.serving(launch) as [url]:
         for name in named:
             answers.answer_all([url], name, asked, folder / f"{name}.jsonl", params, every.decoding)
     given = [answered(folder / f"{name}.jsonl") for name in named]

@@ -134,8 +134,8 @@ def serving(kind: str, model: Path, params: Params, log: Path) -> Iterator[list[
         port = server.free_port()
         line = [str(export_python()), "-m", llama_server.__name__, str(model / "xinglin.gguf")]
         line += [str(port), str(settings.max_model_len), params.decoding.model_dump_json()]
-        with server.up("llama.cpp", line, server.environment(), port, log) as url:
-            yield [url]
+        with server.serving(server.Launch("llama.cpp", line, server.environment(), port, log)) as urls:
+            yield urls
         return
     engine = settings.model_copy(update={"dtype": precision(kind, model, settings.dtype)})
     with replicas(engine, model, log, served_model_name=kind) as urls:

@@ -154,7 +154,7 @@ def parity(folder: Path, predictions: Path, params: Params, base: Path) -> dict:
     coarsest = max(dtypes, key=list(TOLERANCE).index)
     options |= {"dtype": dtypes[-1], "max_model_len": settings.max_model_len}
     log = folder.with_name(".vllm.log")
-    with server.running(folder, log, settings.batch_invariant, served_model_name="merged", **options) as url:
+    with server.serving(server.vllm(folder, log, settings.batch_invariant, served_model_name="merged", **options)) as [url]:
         after = logprobs(url, "merged", [rows[row["id"]] for row in before])
     remove(log)
     moved = differences(before, after)

@@ -39,7 +39,7 @@ def test_a_refusal_is_one_line_and_a_server_that_is_gone_is_seen_as_such(tmp_pat
     assert [line for line in capfd.readouterr().err.splitlines() if "error:" in line or "Traceback" in line] == [
         'error: tuned: sample 0: the server says 500: {"error": "out of memory"}'
     ]
-    with pytest.raises(aiohttp.ClientConnectionError):  # not wrapped in a group: server.started tells a death by it
+    with pytest.raises(aiohttp.ClientConnectionError):  # not wrapped in a group: server.serving tells a death by it
         answer_all(url, tmp_path / "b")
 
 

@@ -114,7 +114,8 @@ def test_a_merge_that_moves_more_than_rounding_explains_says_what_may_be_wrong(t
     (tmp_path / "logprobs.jsonl").write_text(json.dumps(row) + "\n")
     (tmp_path / "tuned.jsonl").write_text(json.dumps({"id": "a"}) + "\n")
     tiny = ROOT / "models" / "tiny"
-    monkeypatch.setattr("xinglin.serving.server.running", lambda *_, **__: nullcontext("http://127.0.0.1:1"))
+    monkeypatch.setattr("xinglin.serving.server.serving", lambda *_: nullcontext(["http://127.0.0.1:1"]))
+    monkeypatch.setattr("xinglin.serving.server.vllm", lambda *_, **__: None)
     for moved, fails in ((0.05, False), (0.07, True)):
         monkeypatch.setattr(merged, "logprobs", lambda *_, moved=moved: [row | {"logprobs": [-1.0 - moved]}])
         with ends() if fails else nullcontext():

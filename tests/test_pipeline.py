@@ -196,7 +196,8 @@ def test_a_server_of_other_weights_another_template_and_the_bases_sampling_is_fo
     sampling = {"do_sample": True, "temperature": 0.7, "top_p": 0.8, "top_k": 20, "repetition_penalty": 1.1}  # Qwen2.5's
     config = json.loads((other / "generation_config.json").read_text())
     (other / "generation_config.json").write_text(json.dumps(config | sampling))
-    with server.running(other, tmp_path / "vllm.log", served_model_name="xinglin", dtype="float32", max_model_len=2048, enforce_eager="") as url:
+    options = {"served_model_name": "xinglin", "dtype": "float32", "max_model_len": 2048, "enforce_eager": ""}
+    with server.serving(server.vllm(other, tmp_path / "vllm.log", **options)) as [url]:
         out = pipeline.python("-m", "tools.serve_check", expect=1, URL=url).stdout
     said = [line.split(":")[0].split(" ", 1) for line in out.splitlines()]
     assert [name.strip() for word, name in said if word == "FAILED"] == ["prompts", "weights", "decoding"], out

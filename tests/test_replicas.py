@@ -16,12 +16,11 @@ def launches(monkeypatch):
     seen = []
 
     @contextmanager
-    def started(name, line, variables, log):
-        seen.append((line, variables, log))
-        yield None
+    def serving(*asked):
+        seen.extend((launch.line, launch.variables, launch.log) for launch in asked)
+        yield [launch.url for launch in asked]
 
-    monkeypatch.setattr(server, "started", started)
-    monkeypatch.setattr(server, "wait_until_up", lambda *_: None)
+    monkeypatch.setattr(server, "serving", serving)
     monkeypatch.setattr(server, "on_gpu", lambda: True)
     for module in ("replicas", "server"):
         monkeypatch.setattr(f"xinglin.serving.{module}.cards", lambda: [80 << 30] * 4)

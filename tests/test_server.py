@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import httpx
 import psutil
 import pytest
 
@@ -19,7 +20,7 @@ from xinglin.serving import server
 def test_a_server_that_fails_to_start_shows_its_log_and_leaves_no_process(tmp_path, capsys):
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "config.json").write_text('{"model_type": "unheard_of"}')
-    with ends(), server.running(tmp_path / "broken", tmp_path / "vllm.log"):
+    with ends(), server.serving(server.vllm(tmp_path / "broken", tmp_path / "vllm.log")):
         raise AssertionError("it started")
     line = capsys.readouterr().err
     assert "vLLM did not start, status" in line and "unheard_of" in line
@@ -33,7 +34,7 @@ from xinglin.cli import start
 from xinglin.serving import server
 sys.argv = ["stage"]
 start("")
-with server.running("models/tiny", Path(sys.stdin.readline().strip())):
+with server.serving(server.vllm("models/tiny", Path(sys.stdin.readline().strip()))):
     pass
 """
 
@@ -57,21 +58,42 @@ def test_a_stage_that_is_told_to_end_while_its_server_starts_leaves_nothing_howe
         assert [file.name for file in Path(folder).iterdir()] == ["vllm.log"]
 
 
-def test_a_replica_that_dies_is_told_while_the_others_still_load(tmp_path, capsys):
-    (tmp_path / "second.log").write_text("out of memory")
-    loads, dies = (subprocess.Popen([sys.executable, "-c", code]) for code in ("import time; time.sleep(60)", "raise SystemExit(3)"))
-    try:
-        with ends():
-            server.wait_until_up("vLLM", [(loads, server.free_port(), tmp_path / "first.log"), (dies, server.free_port(), tmp_path / "second.log")])
-    finally:
-        loads.kill()
-        loads.wait()
+def launch(folder, name, code):
+    return server.Launch("vLLM", [sys.executable, "-c", code], dict(os.environ), server.free_port(), folder / f"{name}.log")
+
+
+def test_a_server_that_dies_is_told_while_the_others_still_load_and_they_are_stopped(tmp_path, capsys):
+    loads = launch(tmp_path, "first", "import time; time.sleep(60)")
+    dies = launch(tmp_path, "second", "print('out of memory'); raise SystemExit(3)")
+    with ends(), server.serving(loads, dies):
+        raise AssertionError("they started")
     assert f"vLLM did not start, status 3; the end of {tmp_path}/second.log:\nout of memory" in capsys.readouterr().err
+    assert not psutil.Process().children(recursive=True)
+
+
+def test_a_server_that_dies_at_work_is_told_by_its_log(tmp_path, capsys):
+    code = """
+import http.server, os, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        if self.path != "/health":
+            print("CUDA error", flush=True)
+            os._exit(4)
+        self.send_response(200)
+        self.end_headers()
+http.server.HTTPServer(("127.0.0.1", PORT), Handler).serve_forever()
+"""
+    at_work = launch(tmp_path, "first", code)
+    at_work = at_work._replace(line=[*at_work.line[:2], code.replace("PORT", str(at_work.port))])
+    with ends(), server.serving(at_work) as [url]:
+        httpx.get(f"{url}/v1/models")
+    said = capsys.readouterr().err
+    assert "vLLM died with status 4" in said and "CUDA error" in said
 
 
 def test_a_full_disk_is_said_before_vllm_starts(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("xinglin.files.shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
-    with ends(), server.running(ROOT / "models" / "tiny", tmp_path / "vllm.log"):
+    with ends(), server.serving(server.vllm(ROOT / "models" / "tiny", tmp_path / "vllm.log")):
         raise AssertionError("it started")
     assert "vLLM's log needs 0.1 GB of disk, 0.0 GB are free" in capsys.readouterr().err
 

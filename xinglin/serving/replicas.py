@@ -5,11 +5,10 @@ model leaves the GPU half idle (docs/gpu.md). Engines that share a GPU divide th
 """
 
 import os
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 from xinglin.bases.shape import sizes
@@ -76,12 +75,10 @@ def replicas(engine: Predictions, model: Path, log: Path, **options: str | int |
     options = {"dtype": engine.dtype, "max_model_len": engine.max_model_len, "max_num_seqs": at_once(engine)} | options
     options |= server.device_options(engine, at_once(engine))
     options |= share
-    begun: list[tuple[subprocess.Popen, int, Path]] = []
-    with ExitStack() as stack:
-        for number, place in enumerate(gpu_assignments(engine), 1):
-            port, own = server.free_port(), log if number == 1 else log.with_stem(f"{log.stem}-{number}")
-            variables = server.environment(engine.batch_invariant) | ({"CUDA_VISIBLE_DEVICES": place} if place else {})
-            line = server.command(model, host="127.0.0.1", port=port, **options)
-            begun.append((stack.enter_context(server.started("vLLM", line, variables, own)), port, own))
-        server.wait_until_up("vLLM", begun)
-        yield [f"http://127.0.0.1:{port}" for _, port, _ in begun]
+    with server.serving(
+        *(
+            server.vllm(model, log if number == 1 else log.with_stem(f"{log.stem}-{number}"), engine.batch_invariant, gpus, **options)
+            for number, gpus in enumerate(gpu_assignments(engine), 1)
+        )
+    ) as urls:
+        yield urls

@@ -1,4 +1,4 @@
-"""An OpenAI server, vLLM's for most, as a context manager: started on a free port, watched while it loads, stopped whatever happens."""
+"""OpenAI servers, vLLM's for most, as a context manager: started on free ports, watched while they load, stopped whatever happens."""
 
 import contextlib
 import json
@@ -10,10 +10,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import aiohttp
 import httpx
@@ -155,68 +156,85 @@ def socket_folder() -> str:
     return tempfile.mkdtemp(prefix="xinglin-", dir=None if len(tempfile.gettempdir()) < 50 else "/tmp")
 
 
-@contextmanager
-def running(model: Path | str, log: Path, batch_invariant: bool = False, /, **options: str | int | float | None) -> Iterator[str]:
-    """Yield the base URL (`http://127.0.0.1:PORT`) of a vLLM server that is up; its output goes to `log`."""
+class Launch(NamedTuple):
+    """A server to be started: its command line and variables, its port, the file of its output, and the page that answers once it is up."""
+
+    name: str
+    line: list[str]
+    variables: dict[str, str]
+    port: int
+    log: Path
+    ready: str = "/health"
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+
+def vllm(model: Path, log: Path, batch_invariant: bool = False, gpus: str = "", /, **options: str | int | float | None) -> Launch:
+    """Return vLLM's server of `model` on a free port; `gpus`: CUDA_VISIBLE_DEVICES, where it is not to see all of them."""
     port = free_port()
-    with up("vLLM", command(model, host="127.0.0.1", port=port, **options), environment(batch_invariant), port, log) as url:
-        yield url
+    variables = environment(batch_invariant) | ({"CUDA_VISIBLE_DEVICES": gpus} if gpus else {})
+    return Launch("vLLM", command(model, host="127.0.0.1", port=port, **options), variables, port, log)
 
 
 @contextmanager
-def up(name: str, line: list[str], variables: dict[str, str], port: int, log: Path) -> Iterator[str]:
-    """Yield the base URL of the server that the command `line` starts on `port`; its output goes to `log`.
+def serving(*launches: Launch) -> Iterator[list[str]]:
+    """Start servers side by side and yield the base URL of each once all are up; at the end, whatever it is, they are stopped.
 
-    A server that fails to start, or dies in the block, ends the program with the end of its log.
+    Raises CommandError with the end of a server's log if it does not start, or dies in the block.
     """
-    with started(name, line, variables, log) as process:
-        wait_until_up(name, [(process, port, log)])
-        yield f"http://127.0.0.1:{port}"
-
-
-@contextmanager
-def started(name: str, line: list[str], variables: dict[str, str], log: Path) -> Iterator[subprocess.Popen]:
-    """Yield the process of a server that may not be up yet; it is stopped at the end, and its death told with the end of its log."""
-    need_space(log.parent, SPARE_BYTES, f"{name}'s log")
-    sockets, process = None, None
+    processes: list[subprocess.Popen] = []
+    folder = socket_folder()
     try:
-        sockets = socket_folder()
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                line, env=variables | {"TMPDIR": sockets},
-                stdout=output, stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=partial(die_with_parent, os.getpid()),
-            )  # fmt: skip
-        yield process
-    except (httpx.TransportError, aiohttp.ClientError) as error:
+        for launch in launches:
+            need_space(launch.log.parent, SPARE_BYTES, f"{launch.name}'s log")
+            with launch.log.open("wb") as output:
+                processes.append(
+                    subprocess.Popen(
+                        launch.line,
+                        env=launch.variables | {"TMPDIR": folder},
+                        stdout=output,
+                        stderr=subprocess.STDOUT,
+                        start_new_session=True,
+                        preexec_fn=partial(die_with_parent, os.getpid()),
+                    )
+                )
+            print(f"{launch.name} loads on port {launch.port}, log in {launch.log} …", file=sys.stderr, flush=True)
+        wait_until_up(launches, processes)
+        yield [launch.url for launch in launches]
+    except (httpx.TransportError, aiohttp.ClientError):
         time.sleep(1)  # a dying server closes its port before it is gone
-        if process and process.poll() is not None:
-            raise CommandError(f"{name} died with status {process.returncode}; the end of {log}:\n{tail(log)}")
-        raise error
+        raise_if_ended(launches, processes, "died with")
+        raise
     finally:
-        if process:
+        for process in processes:
             stop(process)
-        while sockets and Path(sockets).exists():  # what was just killed may still have made a file
-            shutil.rmtree(sockets, ignore_errors=True)
+        while Path(folder).exists():  # what was just killed may still have made a file
+            shutil.rmtree(folder, ignore_errors=True)
 
 
-def wait_until_up(name: str, servers: list[tuple[subprocess.Popen, int, Path]]) -> None:
-    """Return when each server, given as process, port and log, answers /health; stop the program if one ends or takes too long."""
-    start, waiting = time.monotonic(), {port for _, port, _ in servers}
-    for _, port, log in servers:
-        print(f"{name} loads on port {port}, log in {log} …", file=sys.stderr, flush=True)
+def wait_until_up(launches: Sequence[Launch], processes: list[subprocess.Popen]) -> None:
+    """Return when each server answers; raises CommandError if one ends or takes too long."""
+    start, waiting = time.monotonic(), list(launches)
     while time.monotonic() - start < START_SECONDS:
-        for process, port, log in servers:
-            if process.poll() is not None:
-                raise CommandError(f"{name} did not start, status {process.returncode}; the end of {log}:\n{tail(log)}")
+        raise_if_ended(launches, processes, "did not start,")
+        for launch in list(waiting):
             with contextlib.suppress(httpx.TransportError):
-                if port in waiting and httpx.get(f"http://127.0.0.1:{port}/health", timeout=5).is_success:
-                    waiting.remove(port)
-                    print(f"{name} is up after {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+                if httpx.get(launch.url + launch.ready, timeout=5).is_success:
+                    waiting.remove(launch)
+                    print(f"{launch.name} is up after {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
         if not waiting:
             return
         time.sleep(0.5)
-    log = next(log for _, port, log in servers if port in waiting)
-    raise CommandError(f"{name} did not start within {START_SECONDS} s; the end of {log}:\n{tail(log)}")
+    late = waiting[0]
+    raise CommandError(f"{late.name} did not start within {START_SECONDS} s; the end of {late.log}:\n{tail(late.log)}")
+
+
+def raise_if_ended(launches: Sequence[Launch], processes: list[subprocess.Popen], how: str) -> None:
+    for launch, process in zip(launches, processes, strict=False):
+        if process.poll() is not None:
+            raise CommandError(f"{launch.name} {how} status {process.returncode}; the end of {launch.log}:\n{tail(launch.log)}")
 
 
 def stop(process: subprocess.Popen) -> None:
