@@ -7,16 +7,13 @@ The dialogues are sent to `judgements.base_url`. Each reply is written as it com
 run asks for the missing ones only. The API's key is read from an environment variable and goes into the request alone.
 """
 
-import asyncio
 import re
 from contextlib import suppress
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from string import Template
 from typing import Annotated, Literal
 
-import httpx
 import numpy as np
+from openai import APIConnectionError, APIError, APIStatusError, AsyncOpenAI, Timeout
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from xinglin.cli import CommandError, bearer, run_command, start
@@ -33,9 +30,9 @@ SCORES = {("B", "A"): 100.0, ("A", "B"): 0.0}  # of tuned, by the letters of bot
 SPEAKERS = {"system": "设定", "user": "患者", "assistant": "医生"}
 AGAIN = '这不是规定的格式。只输出那一个 JSON 对象，四条标准的值只能是 "A"、"B" 或 "tie"。'
 TRIES = 3  # replies until one can be parsed
-ATTEMPTS = 6  # requests until one is answered
-PATIENCE = 120  # seconds; a server that asks to wait longer ends the run, which goes on where it stopped
-TIMEOUT = httpx.Timeout(600, connect=10)  # judges that think take minutes
+RETRIES = 5  # of a request that the server is too busy for; one that asks to wait longer than two minutes ends the run
+TIMEOUT = Timeout(600, connect=10)  # judges that think take minutes
+NO_KEY = "none"  # what servers that ask for no key are sent
 # What DeepSeek, DashScope and Azure say in a 400 about a text that their filters do not let through, as a patient's may be.
 FILTERED = re.compile("content exists risk|data_?inspection_?failed|content_filter", re.IGNORECASE)
 
@@ -112,7 +109,7 @@ def parse(reply: str) -> dict | None:
     return None
 
 
-async def verdict(client: httpx.AsyncClient, model: str, question: dict) -> dict:
+async def verdict(client: AsyncOpenAI, model: str, question: dict) -> dict:
     """Return id, verdict and reply; a reply without a verdict is sent back with what was expected, TRIES times in all."""
     messages = asked = [{"role": "user", "content": question["prompt"]}]
     for _ in range(TRIES):
@@ -123,66 +120,41 @@ async def verdict(client: httpx.AsyncClient, model: str, question: dict) -> dict
     return {"id": question["id"], "verdict": found, "reply": reply}
 
 
-async def chat(client: httpx.AsyncClient, body: dict) -> str:
-    """Return the text of one reply ("" for one that a filter held back), after waits where the server is busy or failing.
+async def chat(client: AsyncOpenAI, body: dict) -> str:
+    """Return the text of one reply, "" for one that a filter held back; the client waits where the server is busy or failing.
 
     Raises CommandError for a key, a model or an address that is wrong, and for a server that does not come round.
     """
-    for attempt in range(ATTEMPTS):
-        wait = 2.0**attempt
-        try:
-            reply = await client.post("chat/completions", json=body)
-        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            raise refused(client, f"cannot be reached: {error or type(error).__name__}") from None
-        except httpx.TransportError as error:
-            problem = f"breaks off: {error or type(error).__name__}"
-        else:
-            if reply.is_success:
-                return content(client, reply)
-            problem = f"says {reply.status_code}: {reply.text}"
-            if reply.status_code == 400 and FILTERED.search(reply.text):
-                return ""
-            if reply.status_code == 400 and "temperature" in reply.text and body.pop("temperature", None) is not None:
-                continue  # OpenAI's reasoning models know their own temperature only
-            if reply.status_code in (401, 403):
-                problem += " (the key is what the variable named by judgements.api_key_variable holds)"
-            if reply.status_code not in (408, 429) and reply.status_code < 500:
-                raise refused(client, problem)
-            wait = seconds(reply.headers.get("Retry-After"), wait)
-        if wait > PATIENCE:
-            raise refused(client, f"asks to wait {wait:.0f} s: {problem}")
-        if attempt < ATTEMPTS - 1:
-            await asyncio.sleep(wait)
-    raise refused(client, f"{problem} ({ATTEMPTS} times)")
-
-
-def content(client: httpx.AsyncClient, reply: httpx.Response) -> str:
     try:
-        return reply.json()["choices"][0]["message"]["content"] or ""
-    except (ValueError, LookupError, TypeError):
-        raise refused(client, f"does not speak OpenAI's chat API: {reply.text}") from None
+        reply = await client.chat.completions.create(**body)
+    except APIStatusError as error:
+        said, wrong = error.response.text, error.status_code == 400
+        if wrong and FILTERED.search(said):
+            return ""
+        if wrong and "temperature" in said and "temperature" in body:  # OpenAI's reasoning models know their own only
+            return await chat(client, {name: value for name, value in body.items() if name != "temperature"})
+        cure = " (the key is what the variable named by judgements.api_key_variable holds)" if error.status_code in (401, 403) else ""
+        raise refused(client, f"says {error.status_code}: {said}{cure}")
+    except APIConnectionError as error:
+        raise refused(client, f"cannot be reached: {error.__cause__ or error}")
+    except (APIError, ValueError) as error:
+        raise refused(client, f"does not speak OpenAI's chat API: {error}")
+    try:
+        return reply.choices[0].message.content or ""
+    except (AttributeError, LookupError, TypeError):
+        raise refused(client, f"does not speak OpenAI's chat API: {reply}")
 
 
-def seconds(retry_after: str | None, otherwise: float) -> float:
-    """Return how long a Retry-After header asks to wait, which is seconds or a date (RFC 9110, 10.2.3)."""
-    with suppress(TypeError, ValueError):
-        return max(0.0, float(retry_after or ""))
-    with suppress(TypeError, ValueError):
-        return max(0.0, (parsedate_to_datetime(retry_after or "") - datetime.now(UTC)).total_seconds())
-    return otherwise
-
-
-def refused(client: httpx.AsyncClient, problem: str) -> CommandError:
+def refused(client: AsyncOpenAI, problem: str) -> CommandError:
     """Return the error in one line; a key that the server says back is left out of it."""
-    if key := client.headers.get("Authorization", "").removeprefix("Bearer "):
-        problem = problem.replace(key, "…")
+    problem = problem.replace(client.api_key, "…")
     return CommandError(f"judgements.base_url: {client.base_url} {' '.join(problem.split())[:300]}; what was judged is kept")
 
 
-def api(judge: Judgements) -> httpx.AsyncClient:
-    """Return a client for the judge's API, with the key of the environment where there is one."""
-    limits = httpx.Limits(max_connections=judge.concurrency)
-    return httpx.AsyncClient(base_url=judge.base_url or "", headers=bearer(judge.api_key_variable), timeout=TIMEOUT, limits=limits)
+def api(judge: Judgements) -> AsyncOpenAI:
+    """Return a client for the judge's API, with the key of the environment where there is one; it asks again by itself."""
+    key = bearer(judge.api_key_variable).get("Authorization", "").removeprefix("Bearer ")
+    return AsyncOpenAI(base_url=judge.base_url, api_key=key or NO_KEY, max_retries=RETRIES, timeout=TIMEOUT)
 
 
 def summarise(rows: list[dict], metrics: Metrics) -> dict:
