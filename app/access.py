@@ -83,11 +83,18 @@ class Gate:
     async def turn(self, caller: Caller) -> AsyncIterator[None]:
         """Hold one of the caller's places while the block runs; raises APIError if the caller asks too much."""
         if self.active[caller.id] >= self.settings.concurrent_requests:
-            raise APIError(429, f"同时进行的请求超过 {self.settings.concurrent_requests} 个。", "too_many_concurrent_requests", retry_after=1)
+            raise APIError(
+                429,
+                f"同时进行的请求超过 {self.settings.concurrent_requests} 个。",
+                "too_many_concurrent_requests",
+                retry_after=1,
+            )
         if not await self.limiter.hit(self.rate, caller.id):
             window = await self.limiter.get_window_stats(self.rate, caller.id)
             wait = max(1, round(window.reset_time - time.time()))
-            raise APIError(429, f"每分钟最多 {self.settings.requests_per_minute} 个请求。", "rate_limit_exceeded", retry_after=wait)
+            raise APIError(
+                429, f"每分钟最多 {self.settings.requests_per_minute} 个请求。", "rate_limit_exceeded", retry_after=wait
+            )
         self.active[caller.id] += 1
         try:
             yield

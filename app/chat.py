@@ -114,25 +114,44 @@ def payload(body: ChatRequest, settings: App, model: str) -> dict[str, Any]:
 
 
 def conversation(messages: list[Message], settings: App) -> list[dict[str, str]]:
-    """Return messages whose texts are tidy and hold no special token: a system text or none, then user and assistant in turn."""
+    """Return tidy messages without special tokens: a system text or none, then user and assistant in turn."""
     if len(messages) > settings.max_turns:
-        raise APIError(400, f"对话有 {len(messages)} 条消息，最多 {settings.max_turns} 条，请新建对话。", "too_many_messages", "messages")
+        raise APIError(
+            400, f"对话有 {len(messages)} 条消息，最多 {settings.max_turns} 条，请新建对话。", "too_many_messages", "messages"
+        )
     found = []
     for number, message in enumerate(messages):
         text = message.text()
         if len(text) > settings.max_message_characters:
-            raise APIError(400, f"第 {number + 1} 条消息超过 {settings.max_message_characters} 个字。", "message_too_long", f"messages.{number}.content")
+            raise APIError(
+                400,
+                f"第 {number + 1} 条消息超过 {settings.max_message_characters} 个字。",
+                "message_too_long",
+                f"messages.{number}.content",
+            )
         try:
             text = tidy(text, Counter())
         except Unusable:
-            raise APIError(400, f"第 {number + 1} 条消息含有损坏的字符。", "invalid_text", f"messages.{number}.content") from None
+            raise APIError(
+                400, f"第 {number + 1} 条消息含有损坏的字符。", "invalid_text", f"messages.{number}.content"
+            ) from None
         if not text:
             raise APIError(400, f"第 {number + 1} 条消息是空的。", "empty_message", f"messages.{number}.content")
         found.append({"role": message.role, "content": text})
     turns = [message["role"] for message in found if message["role"] != "system"]
     starts_right = all(message["role"] != "system" for message in found[1:])
-    if not starts_right or turns != list(itertools.islice(itertools.cycle(("user", "assistant")), len(turns))) or not turns or turns[-1] != "user":
-        raise APIError(400, "消息的顺序不对：先是可有可无的 system，然后 user 和 assistant 交替，最后是 user。", "invalid_role_order", "messages")
+    if (
+        not starts_right
+        or turns != list(itertools.islice(itertools.cycle(("user", "assistant")), len(turns)))
+        or not turns
+        or turns[-1] != "user"
+    ):
+        raise APIError(
+            400,
+            "消息的顺序不对：先是可有可无的 system，然后 user 和 assistant 交替，最后是 user。",
+            "invalid_role_order",
+            "messages",
+        )
     return found
 
 
@@ -214,7 +233,13 @@ async def events(reply: ClientResponse, first: str, model: str) -> AsyncIterator
     start, waiting = time.perf_counter(), True
     if first:
         delta = {"index": 0, "delta": {"role": "assistant", "content": f"{first}\n\n"}, "finish_reason": None}
-        head = {"id": "chatcmpl-notice", "object": "chat.completion.chunk", "created": int(time.time()), "model": model, "choices": [delta]}
+        head = {
+            "id": "chatcmpl-notice",
+            "object": "chat.completion.chunk",
+            "created": int(time.time()),
+            "model": model,
+            "choices": [delta],
+        }
         yield f"data: {json.dumps(head, ensure_ascii=False)}\n\n".encode()
     try:
         with faults():
@@ -242,7 +267,7 @@ async def pieces(reply: ClientResponse) -> AsyncIterator[tuple[str, str | None]]
 
 
 class Relay(StreamingResponse):
-    """A stream that holds what it needs in `stack` until it ends, is broken off, or the client goes away, which ends it at once."""
+    """A stream that holds `stack` until it ends, is broken off, or the client goes away, which ends it at once."""
 
     media_type = "text/event-stream"
 

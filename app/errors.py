@@ -1,4 +1,4 @@
-"""Errors in the shape that OpenAI's clients read: {"error": {"message", "type", "param", "code"}}; messages are for people, in Chinese."""
+"""Errors as OpenAI clients read them: {"error": {"message", "type", "param", "code"}}; messages are for people, in Chinese."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,12 +9,14 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-KINDS = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
-WORDS = {
-    400: "请求无法解析：应为 UTF-8 编码的 JSON。",
-    404: "没有这个地址。",
-    405: "这个地址不支持该方法。",
+KINDS = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
 }
+WORDS = {400: "请求无法解析：应为 UTF-8 编码的 JSON。", 404: "没有这个地址。", 405: "这个地址不支持该方法。"}
 
 
 class Detail(BaseModel):
@@ -33,12 +35,16 @@ class Problem(BaseModel):
 class APIError(Exception):
     """An error to be told to the client: `status`, a sentence, a code, the parameter at fault, seconds to wait."""
 
-    def __init__(self, status: int, message: str, code: str | None = None, param: str | None = None, retry_after: int | None = None) -> None:
+    def __init__(
+        self, status: int, message: str, code: str | None = None, param: str | None = None, retry_after: int | None = None
+    ) -> None:
         super().__init__(message)
         self.status, self.message, self.code, self.param, self.retry_after = status, message, code, param, retry_after
 
     def problem(self) -> dict[str, Any]:
-        return Problem(error=Detail(message=self.message, type=KINDS.get(self.status, "server_error"), param=self.param, code=self.code)).model_dump()
+        return Problem(
+            error=Detail(message=self.message, type=KINDS.get(self.status, "server_error"), param=self.param, code=self.code)
+        ).model_dump()
 
     def response(self) -> JSONResponse:
         headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}

@@ -18,11 +18,14 @@ PATH = "/chat"
 EXPORT = "/export"
 COOKIE = "xinglin"
 YEAR_SECONDS = 365 * 86_400
-LOGIN = """<!doctype html><html lang="zh-CN"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+LOGIN = (
+    """<!doctype html><html lang="zh-CN"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>杏林</title><body style="font-family:system-ui,sans-serif;max-width:24rem;margin:15vh auto;padding:0 1rem">
 <h1>杏林</h1><form method="post" action="/login"><label>访问密钥<br>
-<input name="key" type="password" required autofocus autocomplete="current-password" style="width:100%;font-size:1rem;padding:.5rem"></label>
+<input name="key" type="password" required autofocus autocomplete="current-password" """
+    """style="width:100%;font-size:1rem;padding:.5rem"></label>
 <p role="alert" style="color:#b00">{error}</p><button style="font-size:1rem;padding:.5rem 1.5rem">进入</button></form>"""
+)
 
 
 def user_of(connection: HTTPConnection, store: Store) -> str | None:

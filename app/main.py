@@ -53,9 +53,13 @@ def create(params: Params) -> FastAPI:
         store.close()
 
     app = FastAPI(
-        title="Xinglin", version="0.1.0", lifespan=lifespan, docs_url=None, redoc_url=None,
+        title="Xinglin",
+        version="0.1.0",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
         description="OpenAI-compatible gateway to a medical question-answering model. It is not a doctor.",
-    )  # fmt: skip
+    )
     app.state.settings, app.state.store, app.state.upstream = settings, store, upstream
     app.state.gate, app.state.model, app.state.version = Gate(settings, store), params.serve.model_name, model_version()
     errors.install(app)
@@ -79,7 +83,13 @@ def add_health(app: FastAPI) -> None:
             raise errors.APIError(503, "模型正在加载或没有运行。", "model_unavailable", retry_after=5)
         return Health(status="ok")
 
-    @app.get("/metrics", tags=["Health"], dependencies=[Depends(chat.caller_of)], responses=errors.responses(401), response_class=Response)
+    @app.get(
+        "/metrics",
+        tags=["Health"],
+        dependencies=[Depends(chat.caller_of)],
+        responses=errors.responses(401),
+        response_class=Response,
+    )
     async def metrics() -> Response:
         """Give counts and times in Prometheus' format."""
         return Response(generate_latest(prometheus.REGISTRY), media_type=CONTENT_TYPE_LATEST)
@@ -113,14 +123,25 @@ def main() -> None:
         app = create(params)
     except sa.exc.OperationalError as error:
         raise CommandError(f"app.database: cannot be opened: {' '.join(str(error.orig).split())[:200]}")
-    config: dict[str, Any] = {"host": settings.host, "port": settings.port, "log_config": None, "access_log": False, "server_header": False}
-    print(f"app: http://{settings.host}:{settings.port}{login.PATH} (page), http://{settings.host}:{settings.port}/v1 (API)", flush=True)
+    config: dict[str, Any] = {
+        "host": settings.host,
+        "port": settings.port,
+        "log_config": None,
+        "access_log": False,
+        "server_header": False,
+    }
+    print(
+        f"app: http://{settings.host}:{settings.port}{login.PATH} (page), http://{settings.host}:{settings.port}/v1 (API)",
+        flush=True,
+    )
     server = uvicorn.Server(uvicorn.Config(app, **config, loop="uvloop", http="httptools", timeout_graceful_shutdown=5))
     try:
         server.run()
     except SystemExit:
         logging.shutdown()
-        raise CommandError(f"app.port: {settings.host}:{settings.port} cannot be listened on: change app.port or stop what is there")
+        raise CommandError(
+            f"app.port: {settings.host}:{settings.port} cannot be listened on: change app.port or stop what is there"
+        )
     sys.exit(0 if server.started else 1)
 
 

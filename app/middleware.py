@@ -26,8 +26,9 @@ HEADERS = {
 }
 API_POLICY = "default-src 'none'; frame-ancestors 'none'"
 PAGE_POLICY = (  # Gradio's page has scripts and styles in its HTML
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
-    "font-src 'self' data:; connect-src 'self'; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; img-src 'self' "
+    "data: blob:; font-src 'self' data:; connect-src 'self'; object-src 'none'; base-uri 'self'; "
+    "form-action 'self'; frame-ancestors 'none'"
 )
 TOO_LARGE = "请求超过 {} 字节。"
 log = logging.getLogger("xinglin")
@@ -37,7 +38,11 @@ class JSONLines(logging.Formatter):
     """A log record as one line of JSON: time, level, event, and the fields that the call gave."""
 
     def format(self, record: logging.LogRecord) -> str:
-        line = {"time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"), "level": record.levelname.lower(), "event": record.getMessage()}
+        line = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+        }
         line |= getattr(record, "fields", {})
         if record.exc_info:
             line["trace"] = self.formatException(record.exc_info)
@@ -108,7 +113,13 @@ class RequestLog:
         prometheus.REQUESTS.labels(route, status).inc()
         prometheus.SECONDS.labels(route).observe(seconds)
         if route != self.page and route not in ("/healthz", "/readyz", "/metrics"):
-            fields = {"request_id": request_id, "method": scope["method"], "route": route, "status": status, "ms": round(seconds * 1000, 1)}
+            fields = {
+                "request_id": request_id,
+                "method": scope["method"],
+                "route": route,
+                "status": status,
+                "ms": round(seconds * 1000, 1),
+            }
             log.info("request", extra={"fields": fields})
 
 

@@ -24,9 +24,17 @@ from xinglin.dialogues.formats import Unusable
 
 HERE = Path(__file__).parent
 DISCLAIMER = "本页由语言模型回答，不是医生，可能出错，不能代替就诊。紧急情况请立即拨打 120；心理危机请拨打 12356。"
-EXAMPLES = ("感冒三天了，要吃消炎药吗？", "体检说血压 145/92，需要吃药吗？", "孩子发烧 38.2℃，精神还好，怎么护理？", "幽门螺杆菌阳性一定要治吗？")
+EXAMPLES = (
+    "感冒三天了，要吃消炎药吗？",
+    "体检说血压 145/92，需要吃药吗？",
+    "孩子发烧 38.2℃，精神还好，怎么护理？",
+    "幽门螺杆菌阳性一定要治吗？",
+)
 LOADING = "⏳ 模型正在加载，通常需要一两分钟；可以先写好问题。"
-THEME_BUTTON = """<button type="button" id="theme" aria-label="切换深色与浅色" onclick="document.body.classList.toggle('dark')">◐</button>"""
+THEME_BUTTON = (
+    '<button type="button" id="theme" aria-label="切换深色与浅色" '
+    """onclick="document.body.classList.toggle('dark')">◐</button>"""
+)
 HEAD = """<script>document.documentElement.lang = "zh-CN";</script>"""
 FOCUS = "() => document.querySelector('#question textarea').focus()"  # once: autofocus would take it back at each update
 CONFIRM = """() => { if (!confirm("确定删除您的全部对话吗？删除后无法恢复。")) throw new Error("cancelled"); }"""
@@ -37,9 +45,13 @@ def mount(app: FastAPI) -> None:
     """Put the page at PATH, behind its door."""
     login.install(app)
     gr.mount_gradio_app(
-        app, Page(app).blocks(), path=PATH, auth_dependency=lambda request: user_of(request, app.state.store),
-        show_error=False, show_api=False,
-    )  # fmt: skip
+        app,
+        Page(app).blocks(),
+        path=PATH,
+        auth_dependency=lambda request: user_of(request, app.state.store),
+        show_error=False,
+        show_api=False,
+    )
 
     @app.get("/favicon.ico", include_in_schema=False)
     def favicon() -> Response:
@@ -88,7 +100,9 @@ class Page:
             yield {self.status: gr.update(value="请先写下问题。", visible=True)}
             return
         if len(text) > self.app.settings.max_message_characters:
-            yield {self.status: gr.update(value=f"问题太长，最多 {self.app.settings.max_message_characters} 个字。", visible=True)}
+            yield {
+                self.status: gr.update(value=f"问题太长，最多 {self.app.settings.max_message_characters} 个字。", visible=True)
+            }
             return
         try:
             conversation, _ = await self.stored("ask", user, conversation, text)
@@ -104,11 +118,20 @@ class Page:
         turns = [{"role": m.role, "content": m.correction or m.content} for pair in past for m in pair]
         busy = {self.question: gr.update(value=""), self.send: gr.update(visible=False), self.stop: gr.update(visible=True)}
         yield busy | {
-            self.alert: alert(urgent(text)), self.chat: view, self.ids: ids, self.conversation: conversation,
-            self.status: gr.update(visible=False), self.correction: gr.update(visible=False),
-        }  # fmt: skip
+            self.alert: alert(urgent(text)),
+            self.chat: view,
+            self.ids: ids,
+            self.conversation: conversation,
+            self.status: gr.update(visible=False),
+            self.correction: gr.update(visible=False),
+        }
         said, finish, trouble = "", "stopped", ""
-        sent = {"model": self.app.model, "messages": [*turns, {"role": "user", "content": text}], "stream": True, "max_tokens": self.app.settings.max_tokens}
+        sent = {
+            "model": self.app.model,
+            "messages": [*turns, {"role": "user", "content": text}],
+            "stream": True,
+            "max_tokens": self.app.settings.max_tokens,
+        }
         done = self.answering[conversation] = asyncio.Event()
         try:
             async with self.app.gate.turn(Caller(f"user:{user}")), self.app.upstream.chat(sent, new_id()) as reply:
@@ -121,7 +144,9 @@ class Page:
             trouble, finish = error.message, "error"
         finally:
             if said:
-                await asyncio.shield(self.stored("answer", user, conversation, said, f"{self.app.model}@{self.app.version}", finish))
+                await asyncio.shield(
+                    self.stored("answer", user, conversation, said, f"{self.app.model}@{self.app.version}", finish)
+                )
             done.set()
             self.answering.pop(conversation, None)
         view, ids = await self.opened(user, conversation)
@@ -132,9 +157,10 @@ class Page:
     def at_rest(self, trouble: str = "") -> dict:
         """Return the buttons as they are when nothing is being answered, and what went wrong."""
         return {
-            self.send: gr.update(visible=True), self.stop: gr.update(visible=False),
+            self.send: gr.update(visible=True),
+            self.stop: gr.update(visible=False),
             self.status: gr.update(value=trouble, visible=bool(trouble)),
-        }  # fmt: skip
+        }
 
     async def stopped(self, conversation: str | None, request: gr.Request) -> dict:
         """Show what had come when the reader stopped it."""
@@ -142,7 +168,11 @@ class Page:
             with suppress(TimeoutError):
                 await asyncio.wait_for(running.wait(), 5)
         view, ids = await self.opened(request.username, conversation)
-        return self.at_rest() | {self.chat: view, self.ids: ids, self.history: await self.listed(request.username, conversation)}
+        return self.at_rest() | {
+            self.chat: view,
+            self.ids: ids,
+            self.history: await self.listed(request.username, conversation),
+        }
 
     async def example(self, given: gr.SelectData, conversation: str | None, request: gr.Request) -> AsyncIterator[dict]:
         async for update in self.ask(given.value["text"], conversation, request):
@@ -168,7 +198,13 @@ class Page:
 
     async def load(self, conversation: str | None, request: gr.Request) -> dict:
         view, ids = await self.opened(request.username, conversation)
-        return {self.conversation: conversation, self.chat: view, self.ids: ids, self.alert: gr.update(visible=False), self.correction: gr.update(visible=False)}
+        return {
+            self.conversation: conversation,
+            self.chat: view,
+            self.ids: ids,
+            self.alert: gr.update(visible=False),
+            self.correction: gr.update(visible=False),
+        }
 
     async def fresh(self, request: gr.Request) -> dict:
         return await self.load(None, request) | {self.history: await self.listed(request.username, None)}
@@ -177,7 +213,9 @@ class Page:
         """Fill the page when it opens: the list of conversations, and the latest of them."""
         known = await self.stored("conversations", request.username, limit=1)
         latest = known[0][0] if known else None
-        return await self.load(latest, request) | {self.history: await self.listed(request.username, latest)} | await self.check()
+        return (
+            await self.load(latest, request) | {self.history: await self.listed(request.username, latest)} | await self.check()
+        )
 
     async def check(self) -> dict:
         """Say whether the model is there yet."""
@@ -208,7 +246,9 @@ class Page:
         """Return the page's layout, and what each part of it does."""
         theme = gr.themes.Default(primary_hue="orange", font=FONTS, font_mono=("monospace",))
         css = (HERE / "page.css").read_text(encoding="utf-8")
-        with gr.Blocks(title="杏林 · 医疗问答", theme=theme, css=css, head=HEAD, analytics_enabled=False, fill_height=True) as blocks:
+        with gr.Blocks(
+            title="杏林 · 医疗问答", theme=theme, css=css, head=HEAD, analytics_enabled=False, fill_height=True
+        ) as blocks:
             self.conversation, self.ids = gr.State(None), gr.State([])
             with gr.Sidebar(open=False, width=280):
                 fresh = gr.Button("新对话", variant="primary")
@@ -216,14 +256,25 @@ class Page:
                 gr.Button("导出我的对话", size="sm", link=EXPORT)
                 erase = gr.Button("删除我的全部对话", size="sm", variant="stop")
             version = f" · {self.app.version}" if self.app.version else ""
-            gr.HTML(f'<header><h1>杏林</h1><span id="model">模型 {html.escape(self.app.model)}{version}</span>{THEME_BUTTON}</header>')
+            gr.HTML(
+                '<header><h1>杏林</h1><span id="model">模型 '
+                f"{html.escape(self.app.model)}{version}</span>{THEME_BUTTON}</header>"
+            )
             gr.HTML(f'<p role="note" id="disclaimer">⚠️ {DISCLAIMER}</p>')
             self.alert = gr.HTML(visible=False, elem_id="alert")
             self.loading = gr.Markdown(visible=False, elem_id="loading")
             self.chat = gr.Chatbot(
-                type="messages", label="对话", show_label=False, show_copy_button=True, elem_id="chat", height=None, scale=1, latex_delimiters=[],
-                examples=[{"text": example} for example in EXAMPLES], layout="bubble",
-            )  # fmt: skip
+                type="messages",
+                label="对话",
+                show_label=False,
+                show_copy_button=True,
+                elem_id="chat",
+                height=None,
+                scale=1,
+                latex_delimiters=[],
+                examples=[{"text": example} for example in EXAMPLES],
+                layout="bubble",
+            )
             self.status = gr.Markdown(visible=False, elem_id="status")
             with gr.Group(visible=False) as self.correction:
                 corrected = gr.Textbox(label="您认为正确的答案", lines=4, max_length=self.app.settings.max_message_characters)
@@ -233,14 +284,33 @@ class Page:
                 fix = gr.Button("改正答案", size="sm", min_width=80)
             with gr.Row(elem_id="ask"):
                 self.question = gr.Textbox(
-                    show_label=False, label="您的问题", placeholder="写下您的问题（Shift+回车换行）", lines=1, max_lines=6, scale=8,
-                    submit_btn=False, elem_id="question", container=False, max_length=self.app.settings.max_message_characters,
-                )  # fmt: skip
+                    show_label=False,
+                    label="您的问题",
+                    placeholder="写下您的问题（Shift+回车换行）",
+                    lines=1,
+                    max_lines=6,
+                    scale=8,
+                    submit_btn=False,
+                    elem_id="question",
+                    container=False,
+                    max_length=self.app.settings.max_message_characters,
+                )
                 self.send = gr.Button("发送", variant="primary", scale=1, min_width=72)
                 self.stop = gr.Button("停止", variant="stop", scale=1, min_width=72, visible=False)
 
-            all_parts = [self.conversation, self.ids, self.chat, self.alert, self.correction, self.history, self.status, self.loading,
-                         self.question, self.send, self.stop]  # fmt: skip
+            all_parts = [
+                self.conversation,
+                self.ids,
+                self.chat,
+                self.alert,
+                self.correction,
+                self.history,
+                self.status,
+                self.loading,
+                self.question,
+                self.send,
+                self.stop,
+            ]
             quiet: dict[str, Any] = {"outputs": all_parts, "concurrency_limit": None, "show_progress": "hidden"}
             streaming, quick = quiet | {"trigger_mode": "multiple"}, quiet | {"queue": False}
             asked = gr.on([self.question.submit, self.send.click], self.ask, [self.question, self.conversation], **streaming)

@@ -63,7 +63,9 @@ def rules() -> Rules:
 @cache
 def denial() -> re.Pattern[str]:
     """Return a pattern of a text that ends in a denial of what comes next: 没有, 没有明显, 没有发热和."""
-    denied, between = ("|".join(map(re.escape, sorted(words, key=len, reverse=True))) for words in (rules().denied, rules().between))
+    denied, between = (
+        "|".join(map(re.escape, sorted(words, key=len, reverse=True))) for words in (rules().denied, rules().between)
+    )
     return re.compile(rf"(?:{denied})(?:{between})*(?:[^、和或及跟与]{{1,8}}[、和或及跟与])*(?:{between})*$")
 
 
@@ -113,7 +115,9 @@ def in_order(clause: str, parts: tuple[tuple[str, ...], ...], start: int = 0) ->
     """Say whether a word of each part follows the one before, from `start` on, none of them denied."""
     if not parts:
         return True
-    return any(not denied(clause[start:place]) and in_order(clause, parts[1:], end) for place, end in places(clause, parts[0], start))
+    return any(
+        not denied(clause[start:place]) and in_order(clause, parts[1:], end) for place, end in places(clause, parts[0], start)
+    )
 
 
 def places(clause: str, words: tuple[str, ...], start: int) -> Iterator[tuple[int, int]]:

@@ -17,33 +17,39 @@ DAY = 86_400_000  # milliseconds, as all times here
 
 metadata = sa.MetaData()
 users = sa.Table(
-    "users", metadata,
+    "users",
+    metadata,
     sa.Column("id", sa.String(32), primary_key=True),
     sa.Column("token_hash", sa.String(64), nullable=False, unique=True),
     sa.Column("key_id", sa.String(32), nullable=True),
     sa.Column("created_at", sa.BigInteger, nullable=False),
-)  # fmt: skip
+)
 keys = sa.Table(
-    "keys", metadata,
+    "keys",
+    metadata,
     sa.Column("id", sa.String(32), primary_key=True),
     sa.Column("name", sa.Text, nullable=False),
     sa.Column("hash", sa.String(64), nullable=False),
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Column("expires_at", sa.BigInteger, nullable=True),
     sa.Column("revoked_at", sa.BigInteger, nullable=True),
-)  # fmt: skip
+)
 conversations = sa.Table(
-    "conversations", metadata,
+    "conversations",
+    metadata,
     sa.Column("id", sa.String(32), primary_key=True),
     sa.Column("user_id", sa.String(32), sa.ForeignKey("users.id", ondelete="CASCADE"), nullable=False, index=True),
     sa.Column("title", sa.Text, nullable=False),
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Column("updated_at", sa.BigInteger, nullable=False, index=True),
-)  # fmt: skip
+)
 messages = sa.Table(
-    "messages", metadata,
+    "messages",
+    metadata,
     sa.Column("id", sa.String(32), primary_key=True),
-    sa.Column("conversation_id", sa.String(32), sa.ForeignKey("conversations.id", ondelete="CASCADE"), nullable=False, index=True),
+    sa.Column(
+        "conversation_id", sa.String(32), sa.ForeignKey("conversations.id", ondelete="CASCADE"), nullable=False, index=True
+    ),
     sa.Column("position", sa.Integer, nullable=False),
     sa.Column("role", sa.String(16), nullable=False),
     sa.Column("content", sa.Text, nullable=False),
@@ -51,14 +57,15 @@ messages = sa.Table(
     sa.Column("finish_reason", sa.String(16), nullable=True),  # stop, length, stopped (by the reader) or error
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.UniqueConstraint("conversation_id", "position"),
-)  # fmt: skip
+)
 feedback = sa.Table(
-    "feedback", metadata,
+    "feedback",
+    metadata,
     sa.Column("message_id", sa.String(32), sa.ForeignKey("messages.id", ondelete="CASCADE"), primary_key=True),
     sa.Column("liked", sa.Boolean, nullable=True),
     sa.Column("correction", sa.Text, nullable=True),
     sa.Column("created_at", sa.BigInteger, nullable=False),
-)  # fmt: skip
+)
 
 
 class Key(NamedTuple):
@@ -186,7 +193,14 @@ class Store:
     def messages(self, user: str, conversation: str) -> list[Message]:
         own = sa.and_(conversations.c.id == conversation, conversations.c.user_id == user)
         query = (
-            sa.select(messages.c.id, messages.c.role, messages.c.content, messages.c.finish_reason, feedback.c.liked, feedback.c.correction)
+            sa.select(
+                messages.c.id,
+                messages.c.role,
+                messages.c.content,
+                messages.c.finish_reason,
+                feedback.c.liked,
+                feedback.c.correction,
+            )
             .join(conversations, messages.c.conversation_id == conversations.c.id)
             .outerjoin(feedback, feedback.c.message_id == messages.c.id)
             .where(own)
@@ -213,9 +227,17 @@ class Store:
         own = sa.and_(conversations.c.id == conversation, conversations.c.user_id == user)
         if not connection.execute(conversations.update().where(own).values(updated_at=now())).rowcount:
             raise Missing(conversation)
-        last = connection.execute(sa.select(sa.func.max(messages.c.position)).where(messages.c.conversation_id == conversation)).scalar()
+        last = connection.execute(
+            sa.select(sa.func.max(messages.c.position)).where(messages.c.conversation_id == conversation)
+        ).scalar()
         identity = new_id()
-        row = {"id": identity, "conversation_id": conversation, "position": 0 if last is None else last + 1, "role": role, "content": text}
+        row = {
+            "id": identity,
+            "conversation_id": conversation,
+            "position": 0 if last is None else last + 1,
+            "role": role,
+            "content": text,
+        }
         connection.execute(messages.insert().values(row | {"created_at": now()} | values))
         return identity
 
@@ -223,7 +245,9 @@ class Store:
         """Delete the last question and what followed it, and return that question, to be asked again."""
         with self.write() as connection:
             own = sa.select(conversations.c.id).where(conversations.c.id == conversation, conversations.c.user_id == user)
-            asked = sa.select(messages.c.position, messages.c.content).where(messages.c.conversation_id.in_(own), messages.c.role == "user")
+            asked = sa.select(messages.c.position, messages.c.content).where(
+                messages.c.conversation_id.in_(own), messages.c.role == "user"
+            )
             last = connection.execute(asked.order_by(messages.c.position.desc()).limit(1)).first()
             if last is None:
                 raise Missing(conversation)
@@ -238,7 +262,7 @@ class Store:
                 raise Missing(conversation)
 
     def expire(self, days: int) -> int:
-        """Delete conversations not touched for `days`, and people who have none left and came before that; return how many conversations."""
+        """Delete conversations not touched for `days`, and people as old who have none left; return how many conversations."""
         with self.write() as connection:
             old = now() - days * DAY
             count = connection.execute(conversations.delete().where(conversations.c.updated_at < old)).rowcount
@@ -259,7 +283,11 @@ class Store:
             )
             if connection.execute(own).first() is None:
                 raise Missing(message)
-            changed = connection.execute(feedback.update().where(feedback.c.message_id == message).values(**given)).rowcount if given else 1
+            changed = (
+                connection.execute(feedback.update().where(feedback.c.message_id == message).values(**given)).rowcount
+                if given
+                else 1
+            )
             if not changed:
                 connection.execute(feedback.insert().values(message_id=message, created_at=now(), **given))
 

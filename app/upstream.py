@@ -31,7 +31,9 @@ class Upstream:
 
     async def __aenter__(self) -> "Upstream":
         connector = aiohttp.TCPConnector(limit=0)  # limits are the gate's
-        self.session = aiohttp.ClientSession(timeout=self.timeout, connector=connector, headers=bearer(API_KEY), read_bufsize=1 << 16)
+        self.session = aiohttp.ClientSession(
+            timeout=self.timeout, connector=connector, headers=bearer(API_KEY), read_bufsize=1 << 16
+        )
         return self
 
     async def __aexit__(self, *error: object) -> None:
@@ -45,7 +47,9 @@ class Upstream:
         """
         sent = filled(self.decoding, payload)
         with faults():
-            async with self.session.post(f"{self.url}/v1/chat/completions", json=sent, headers={"X-Request-ID": request_id}) as reply:
+            async with self.session.post(
+                f"{self.url}/v1/chat/completions", json=sent, headers={"X-Request-ID": request_id}
+            ) as reply:
                 if reply.status != 200:
                     raise refusal(reply.status, await reply.read())
                 yield reply

@@ -37,7 +37,7 @@ RAMP = EVENTS / PACE  # seconds in which the streams begin, one after the other
 
 
 class Stream(NamedTuple):
-    """What became of a stream: seconds to the first text and to the end, whether it was whole and in order, and when each piece of text came."""
+    """A stream's seconds to the first text and to the end, whether it was whole and in order, and when each text came."""
 
     first: float
     whole: float
@@ -54,7 +54,13 @@ def stand_in(port: int) -> None:
         await reply.prepare(request)
         for number in range(EVENTS):
             choice = {"index": 0, "delta": {"content": f"{name}:{number} "}, "finish_reason": None}
-            event = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "xinglin", "choices": [choice]}
+            event = {
+                "id": "chatcmpl-1",
+                "object": "chat.completion.chunk",
+                "created": 1,
+                "model": "xinglin",
+                "choices": [choice],
+            }
             await reply.write(f"data: {json.dumps(event)}\n\n".encode())
             await asyncio.sleep(1 / PACE)
         await reply.write(b"data: [DONE]\n\n")
@@ -89,7 +95,7 @@ async def stream(session: aiohttp.ClientSession, url: str, messages: list[dict],
 
 
 async def load(url: str, streams: int, seconds: float, asked: Iterator[list[dict]], numbered: bool = False) -> list[Stream]:
-    """Keep `streams` streams of what is `asked` open for `seconds`, begun one after the other, and return what became of each."""
+    """Keep `streams` streams of what is `asked` open for `seconds`, begun one after the other; return what became of each."""
     results: list[Stream] = []
     end = time.perf_counter() + seconds
     connector = aiohttp.TCPConnector(limit=0)
@@ -106,7 +112,13 @@ async def load(url: str, streams: int, seconds: float, asked: Iterator[list[dict
 
 @contextlib.contextmanager
 def started(command: list[str], url: str, folder: Path):
-    process = subprocess.Popen(command, cwd=folder, env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         for _ in range(300):
             with contextlib.suppress(OSError):
@@ -138,9 +150,19 @@ def main() -> None:
     folder, port, inner = Path(tempfile.mkdtemp(prefix="xinglin-bench-")), free_port(), free_port()
     direct, gateway = args.upstream or f"http://127.0.0.1:{inner}", f"http://127.0.0.1:{port}"
     values = YAML(typ="safe").load(ROOT / "params.yaml")
-    values["app"] |= {"port": port, "upstream": direct, "database": f"sqlite:///{folder}/c.db", "requests_per_minute": 10**6, "concurrent_requests": 10**4}
+    values["app"] |= {
+        "port": port,
+        "upstream": direct,
+        "database": f"sqlite:///{folder}/c.db",
+        "requests_per_minute": 10**6,
+        "concurrent_requests": 10**4,
+    }
     YAML().dump(values, folder / "params.yaml")
-    model = contextlib.nullcontext() if args.upstream else started([sys.executable, "-m", "benchmarks.app", "--stand-in", str(inner)], f"{direct}/", folder)
+    model = (
+        contextlib.nullcontext()
+        if args.upstream
+        else started([sys.executable, "-m", "benchmarks.app", "--stand-in", str(inner)], f"{direct}/", folder)
+    )
     with model, started([sys.executable, "-m", "app.main"], f"{gateway}/healthz", folder) as process:
         memory: list[float] = []
         stop = threading.Event()
@@ -151,18 +173,27 @@ def main() -> None:
             runs[name] = asyncio.run(load(url, args.streams, args.seconds, names(), args.upstream is None))
         stop.set()
         watcher.join()
-    print(f"{args.streams} streams at once for {args.seconds:.0f} s\n| | streams | broken | first text, median ms | p95 ms | whole, median s |\n|---|---|---|---|---|---|")
+    print(
+        f"{args.streams} streams at once for {args.seconds:.0f} s\n| | streams | broken | first text, median ms | p95 ms | "
+        "whole, median s |\n|---|---|---|---|---|---|"
+    )
     medians = {}
     for name, results in runs.items():
         first, whole = [1000 * r.first for r in results], [r.whole for r in results]
         medians[name] = statistics.median(first), statistics.median(whole)
         broken = sum(not r.right for r in results)
-        print(f"| {name} | {len(results)} | {broken} | {medians[name][0]:.1f} | {statistics.quantiles(first, n=20)[-1]:.1f} | {medians[name][1]:.3f} |")
+        print(
+            f"| {name} | {len(results)} | {broken} | {medians[name][0]:.1f} | "
+            f"{statistics.quantiles(first, n=20)[-1]:.1f} | {medians[name][1]:.3f} |"
+        )
     added, share = medians["gateway"][0] - medians["direct"][0], medians["gateway"][1] / medians["direct"][1] - 1
     print(f"the gateway adds {added:.1f} ms to the first text and {share:.1%} to the whole")
     half = len(memory) // 2
     if half:
-        print(f"memory of the gateway: {statistics.mean(memory[half : half + 5]):.0f} MB in the middle, {memory[-1]:.0f} MB at the end")
+        print(
+            f"memory of the gateway: {statistics.mean(memory[half : half + 5]):.0f} MB in "
+            f"the middle, {memory[-1]:.0f} MB at the end"
+        )
 
 
 if __name__ == "__main__":

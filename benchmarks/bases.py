@@ -60,24 +60,53 @@ SHAPES: dict[str, dict[str, dict]] = {  # heads of 32 are the smallest that vLLM
     "llama": {"tiny": shape(64, 128, 2, 2, 1), "8b": shape(4096, 14336, 32, 32, 8)},
 }
 COMMON = {
-    "attention_dropout": 0.0, "hidden_act": "silu", "initializer_range": 0.02, "torch_dtype": "bfloat16", "use_cache": True,
+    "attention_dropout": 0.0,
+    "hidden_act": "silu",
+    "initializer_range": 0.02,
+    "torch_dtype": "bfloat16",
+    "use_cache": True,
 }
 QWEN2 = COMMON | {
-    "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "transformers_version": "4.43.1",
-    "bos_token_id": 151643, "eos_token_id": 151645, "rms_norm_eps": 1e-06, "rope_theta": 1000000.0,
-    "max_position_embeddings": 32768, "max_window_layers": 28, "sliding_window": 32768, "use_sliding_window": False,
+    "architectures": ["Qwen2ForCausalLM"],
+    "model_type": "qwen2",
+    "transformers_version": "4.43.1",
+    "bos_token_id": 151643,
+    "eos_token_id": 151645,
+    "rms_norm_eps": 1e-06,
+    "rope_theta": 1000000.0,
+    "max_position_embeddings": 32768,
+    "max_window_layers": 28,
+    "sliding_window": 32768,
+    "use_sliding_window": False,
 }
 QWEN3 = QWEN2 | {
-    "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "transformers_version": "4.51.0", "attention_bias": False,
-    "max_position_embeddings": 40960, "max_window_layers": 36, "rope_scaling": None, "sliding_window": None,
+    "architectures": ["Qwen3ForCausalLM"],
+    "model_type": "qwen3",
+    "transformers_version": "4.51.0",
+    "attention_bias": False,
+    "max_position_embeddings": 40960,
+    "max_window_layers": 36,
+    "rope_scaling": None,
+    "sliding_window": None,
 }
 YARN = {"attn_factor": 0.8782488562869419, "factor": 4.0, "original_max_position_embeddings": 32768, "rope_type": "yarn"}
 LLAMA = COMMON | {
-    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "transformers_version": "4.43.0.dev0",
-    "bos_token_id": 128000, "eos_token_id": [128001, 128009], "rms_norm_eps": 1e-05, "rope_theta": 500000.0,
-    "max_position_embeddings": 131072, "attention_bias": False, "mlp_bias": False, "pretraining_tp": 1,
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "transformers_version": "4.43.0.dev0",
+    "bos_token_id": 128000,
+    "eos_token_id": [128001, 128009],
+    "rms_norm_eps": 1e-05,
+    "rope_theta": 500000.0,
+    "max_position_embeddings": 131072,
+    "attention_bias": False,
+    "mlp_bias": False,
+    "pretraining_tp": 1,
     "rope_scaling": {
-        "factor": 8.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0, "original_max_position_embeddings": 8192,
+        "factor": 8.0,
+        "high_freq_factor": 4.0,
+        "low_freq_factor": 1.0,
+        "original_max_position_embeddings": 8192,
         "rope_type": "llama3",
     },
 }
@@ -103,64 +132,95 @@ def r1_tokenizer(opens: bool, length: int, think: str = "") -> dict:
         return {"__type": "AddedToken", "content": content} | flags
 
     return {
-        "add_bos_token": opens, "add_eos_token": False, "bos_token": token(BEGIN), "clean_up_tokenization_spaces": False,
-        "eos_token": token(END), "legacy": True, "model_max_length": length, "pad_token": token(END), "sp_model_kwargs": {},
-        "unk_token": None, "tokenizer_class": "LlamaTokenizerFast", "chat_template": R1.replace("THINK", think),
+        "add_bos_token": opens,
+        "add_eos_token": False,
+        "bos_token": token(BEGIN),
+        "clean_up_tokenization_spaces": False,
+        "eos_token": token(END),
+        "legacy": True,
+        "model_max_length": length,
+        "pad_token": token(END),
+        "sp_model_kwargs": {},
+        "unk_token": None,
+        "tokenizer_class": "LlamaTokenizerFast",
+        "chat_template": R1.replace("THINK", think),
     }
 
 
 # vocabulary: what it is made of; known: how many of its tokens are kept; tokens: {id: other content}; opens: the id that
 # begins each text; tokenizer: tokenizer_config.json, or `changes` of the vocabulary's own
 QWEN_2_5: dict = {
-    "vocabulary": "qwen3", "known": 151665, "changes": {"chat_template": CHATML_DEFAULT},
-    "config": QWEN2, "sizes": {"tiny": TIED, "1.5b": TIED},
+    "vocabulary": "qwen3",
+    "known": 151665,
+    "changes": {"chat_template": CHATML_DEFAULT},
+    "config": QWEN2,
+    "sizes": {"tiny": TIED, "1.5b": TIED},
     "generation": sampling(151643, [151645, 151643], "4.37.0", 0.7, 0.8, pad_token_id=151643, repetition_penalty=1.1, top_k=20),
 }
 QWEN_3: dict = {
-    "vocabulary": "qwen3", "changes": {},
-    "config": QWEN3, "sizes": {"tiny": TIED, "4b": TIED, "8b": UNTIED},
+    "vocabulary": "qwen3",
+    "changes": {},
+    "config": QWEN3,
+    "sizes": {"tiny": TIED, "4b": TIED, "8b": UNTIED},
     "generation": sampling(151643, [151645, 151643], "4.51.0", 0.6, 0.95, pad_token_id=151643, top_k=20),
 }
 BASES: dict[str, dict] = {
     "qwen2.5": QWEN_2_5,
-    "qwen2.5-base": QWEN_2_5 | {
+    "qwen2.5-base": QWEN_2_5
+    | {
         "changes": {"chat_template": CHATML_DEFAULT.replace(QWEN, QWEN_BASE), "eos_token": "<|endoftext|>"},
         "config": QWEN2 | {"eos_token_id": 151643, "max_position_embeddings": 131072, "sliding_window": 131072},
         "generation": {
-            "bos_token_id": 151643, "do_sample": False, "eos_token_id": 151643, "max_new_tokens": 2048,
+            "bos_token_id": 151643,
+            "do_sample": False,
+            "eos_token_id": 151643,
+            "max_new_tokens": 2048,
             "transformers_version": "4.37.0",
         },
     },
-    "qwen2.5-7b": QWEN_2_5 | {
-        "sizes": {"tiny": WIDER, "7b": WIDER}, "generation": QWEN_2_5["generation"] | {"repetition_penalty": 1.05},
-    },
+    "qwen2.5-7b": QWEN_2_5
+    | {"sizes": {"tiny": WIDER, "7b": WIDER}, "generation": QWEN_2_5["generation"] | {"repetition_penalty": 1.05}},
     "qwen3": QWEN_3,
-    "qwen3-2507": QWEN_3 | {
+    "qwen3-2507": QWEN_3
+    | {
         "changes": {"chat_template": CHATML, "model_max_length": 1010000},
-        "config": QWEN3 | {"max_position_embeddings": 262144, "rope_theta": 5000000}, "sizes": {"tiny": TIED, "4b": TIED},
+        "config": QWEN3 | {"max_position_embeddings": 262144, "rope_theta": 5000000},
+        "sizes": {"tiny": TIED, "4b": TIED},
         "generation": QWEN_3["generation"] | {"temperature": 0.7, "top_p": 0.8},
     },
     "deepseek-r1-qwen": {
-        "vocabulary": "qwen3", "known": 151665, "opens": 151646, "tokenizer": r1_tokenizer(True, 16384, "<think>\\n"),
+        "vocabulary": "qwen3",
+        "known": 151665,
+        "opens": 151646,
+        "tokenizer": r1_tokenizer(True, 16384, "<think>\\n"),
         "tokens": dict(enumerate([END, "<｜User｜>", "<｜Assistant｜>", BEGIN, "<|EOT|>", "<think>", "</think>"], 151643)),
         "config": QWEN2 | {"eos_token_id": 151643, "max_position_embeddings": 131072, "rope_theta": 10000},
-        "sizes": {"tiny": UNTIED, "1.5b": UNTIED, "7b": WIDER}, "generation": sampling(151646, 151643, "4.39.3", 0.6, 0.95),
+        "sizes": {"tiny": UNTIED, "1.5b": UNTIED, "7b": WIDER},
+        "generation": sampling(151646, 151643, "4.39.3", 0.6, 0.95),
     },
     "deepseek-r1-0528-qwen3": {
-        "vocabulary": "qwen3", "tokenizer": r1_tokenizer(False, 131072),
+        "vocabulary": "qwen3",
+        "tokenizer": r1_tokenizer(False, 131072),
         "tokens": {151643: BEGIN, 151645: END, 151669: "<｜User｜>", 151670: "<｜Assistant｜>"},
-        "config": QWEN3 | {"max_position_embeddings": 131072, "rope_scaling": YARN}, "sizes": {"tiny": UNTIED, "8b": UNTIED},
+        "config": QWEN3 | {"max_position_embeddings": 131072, "rope_scaling": YARN},
+        "sizes": {"tiny": UNTIED, "8b": UNTIED},
         "generation": sampling(151643, 151645, "4.51.0", 0.6, 0.95),
     },
     "llama3": {
-        "vocabulary": "llama3_1", "changes": {},
-        "config": LLAMA, "sizes": {"tiny": LLAMA_3, "8b": LLAMA_3},
+        "vocabulary": "llama3_1",
+        "changes": {},
+        "config": LLAMA,
+        "sizes": {"tiny": LLAMA_3, "8b": LLAMA_3},
         "generation": sampling(128000, [128001, 128009], "4.42.3", 0.6, 0.9),
     },
     "deepseek-r1-llama": {
-        "vocabulary": "llama3_1", "opens": 128000, "tokenizer": r1_tokenizer(True, 16384, "<think>\\n"),
-        "tokens": {128000: BEGIN, 128001: END} | dict(enumerate(["<｜User｜>", "<｜Assistant｜>", "<think>", "</think>"], 128011)),
-        "config": LLAMA | {"eos_token_id": 128001}, "sizes": {"tiny": LLAMA_3, "8b": LLAMA_3},
+        "vocabulary": "llama3_1",
+        "opens": 128000,
+        "tokenizer": r1_tokenizer(True, 16384, "<think>\\n"),
+        "tokens": {128000: BEGIN, 128001: END}
+        | dict(enumerate(["<｜User｜>", "<｜Assistant｜>", "<think>", "</think>"], 128011)),
+        "config": LLAMA | {"eos_token_id": 128001},
+        "sizes": {"tiny": LLAMA_3, "8b": LLAMA_3},
         "generation": sampling(128000, 128001, "4.39.3", 0.6, 0.95),
     },
 }

@@ -1,9 +1,9 @@
-"""The whole chain on bases with real vocabularies and random weights: which are read, trained, merged and served as they should be.
+"""The whole chain on bases with real vocabularies and random weights: which are read, trained, merged and served correctly.
 
 Usage: python -m benchmarks.chain FOLDER [--bases qwen2.5 deepseek-r1-qwen:1.5b:deepseek-r1-1.5b …] [--out FOLDER/seen.json]
 
-A base is NAME[:SIZE[:PROFILE]], of benchmarks.bases and of profiles/; `embedded` is models/tiny as params.yaml has it. Each runs
-in a copy of this checkout: every stage's command of dvc.yaml (a GPU host may lack DVC), then `make serve` and
+A base is NAME[:SIZE[:PROFILE]], of benchmarks.bases and of profiles/; `embedded` is models/tiny as params.yaml has it. Each
+runs in a copy of this checkout: every stage's command of dvc.yaml (a GPU host may lack DVC), then `make serve` and
 `make serve-check`. FOLDER keeps the copies and their logs; random weights score nothing, so the gate is open.
 """
 
@@ -32,9 +32,16 @@ from xinglin.serving.server import free_port
 
 ROOT = Path(__file__).parent.parent
 TEMPLATES = {
-    "qwen2.5": "qwen", "qwen2.5-base": "qwen", "qwen2.5-7b": "qwen", "qwen3": "qwen3", "qwen3-2507": "qwen3_nothink",
-    "deepseek-r1-qwen": "deepseekr1", "deepseek-r1-0528-qwen3": "deepseekr1", "llama3": "llama3", "deepseek-r1-llama": "deepseekr1",
-}  # fmt: skip
+    "qwen2.5": "qwen",
+    "qwen2.5-base": "qwen",
+    "qwen2.5-7b": "qwen",
+    "qwen3": "qwen3",
+    "qwen3-2507": "qwen3_nothink",
+    "deepseek-r1-qwen": "deepseekr1",
+    "deepseek-r1-0528-qwen3": "deepseekr1",
+    "llama3": "llama3",
+    "deepseek-r1-llama": "deepseekr1",
+}
 STAGES = ("base", "raw", "converted", "split", "statistics", "adapter", "predictions", "metrics", "merged")
 UP_SECONDS = 900
 
@@ -58,18 +65,30 @@ class Chain:
 
     def run(self, *line: str) -> str:
         """Run a command in the copy, its output added to log.txt; raise Broken with its error line if it fails."""
-        done = subprocess.run(line, cwd=self.folder, env=self.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+        done = subprocess.run(
+            line,
+            cwd=self.folder,
+            env=self.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
         with (self.folder.parent / "log.txt").open("a", encoding="utf-8") as log:
             log.write(f"$ {' '.join(line)}\n{done.stdout}\n")
         if done.returncode:
             lines = done.stdout.strip().splitlines()
-            raise Broken(next((text for text in reversed(lines) if text.startswith(("error:", "FAILED"))), (lines or ["?"])[-1]))
+            raise Broken(
+                next((text for text in reversed(lines) if text.startswith(("error:", "FAILED"))), (lines or ["?"])[-1])
+            )
         return done.stdout
 
     def prepare(self) -> None:
         """Copy the checkout, make the base, and set its parameters."""
         self.folder.parent.mkdir(parents=True)
-        shutil.copytree(ROOT, self.folder, ignore=shutil.ignore_patterns(".*", "adapter", "merged", "predictions", "plots", "__pycache__"))
+        shutil.copytree(
+            ROOT, self.folder, ignore=shutil.ignore_patterns(".*", "adapter", "merged", "predictions", "plots", "__pycache__")
+        )
         for name in (".venv", ".venv-vllm"):
             (self.folder.parent / name).symlink_to(ROOT / name)
         if self.name == "embedded":
@@ -82,12 +101,16 @@ class Chain:
         changes = {
             "base": {"source": "path", "path": str(base)},
             "raw": {"source": "path", "path": str(self.args.data)} if self.args.data else {"source": "sample"},
-            "adapter": {"template": TEMPLATES[self.name], "mask_history": TEMPLATES[self.name] in ("qwen3", "deepseekr1"),
-                        "max_steps": self.args.steps, "max_samples": self.args.samples},
+            "adapter": {
+                "template": TEMPLATES[self.name],
+                "mask_history": TEMPLATES[self.name] in ("qwen3", "deepseekr1"),
+                "max_steps": self.args.steps,
+                "max_samples": self.args.samples,
+            },
             "predictions": {"max_samples": self.args.questions, **({} if self.profile else {"max_new_tokens": 32})},
             "merged": {"gate": {"gains": {"bleu-4": -100.0}}},
             "serve": {"port": free_port()},
-        }  # fmt: skip
+        }
         overlay(changes, params, "benchmarks.chain")
         overlay(self.args.set, params, "--set")
         yaml.dump(params, file)
@@ -102,7 +125,9 @@ class Chain:
         port = YAML(typ="safe").load(self.folder / "params.yaml")["serve"]["port"]
         start = time.perf_counter()
         with (self.folder.parent / "serve.log").open("w") as log:
-            server = subprocess.Popen([sys.executable, "-m", "tools.serve"], cwd=self.folder, env=self.environment(), stdout=log, stderr=log)
+            server = subprocess.Popen(
+                [sys.executable, "-m", "tools.serve"], cwd=self.folder, env=self.environment(), stdout=log, stderr=log
+            )
         try:
             while time.perf_counter() - start < UP_SECONDS:
                 if server.poll() is not None:
@@ -142,9 +167,15 @@ class Chain:
         speed, parity = self.read("logs/predictions.json"), self.read("models/merged/parity.json")
         found: dict[str, Any] = {"texts": check.get("texts"), "prompts": check.get("prompts")}
         if training:
-            found |= {"loss": training["last_validation_loss"], "tokens_per_second": self.read("logs/adapter.json").get("tokens_per_second")}
+            found |= {
+                "loss": training["last_validation_loss"],
+                "tokens_per_second": self.read("logs/adapter.json").get("tokens_per_second"),
+            }
         if speed:
-            found |= {"answers_per_second": speed["samples_per_second"], "chinese": chinese(self.folder / "data" / "predictions" / "tuned.jsonl")}
+            found |= {
+                "answers_per_second": speed["samples_per_second"],
+                "chinese": chinese(self.folder / "data" / "predictions" / "tuned.jsonl"),
+            }
         return found | ({"parity": parity["mean"], "tolerance": parity["tolerance"]} if parity else {})
 
 
@@ -156,11 +187,22 @@ def chinese(file: Path) -> str:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Return the chains as Markdown."""
-    lines = ["| base | template | texts read equal | prompts' ids equal | trained: loss | merged: nats | served | |", "|---" * 8 + "|"]
+    lines = [
+        "| base | template | texts read equal | prompts' ids equal | trained: loss | merged: nats | served | |",
+        "|---" * 8 + "|",
+    ]
     for row in rows:
         name = row["base"] + (f", {row['size']}" if row["size"] != "tiny" else "")
-        cells = [name, f"`{row['template']}`", row.get("texts") or "", row.get("prompts") or "", row.get("loss", ""), row.get("parity", ""),
-                 row.get("served", ""), row.get("broken", "")]  # fmt: skip
+        cells = [
+            name,
+            f"`{row['template']}`",
+            row.get("texts") or "",
+            row.get("prompts") or "",
+            row.get("loss", ""),
+            row.get("parity", ""),
+            row.get("served", ""),
+            row.get("broken", ""),
+        ]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
 
@@ -174,7 +216,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--samples", type=int, default=64, help="dialogues that are trained on")
     parser.add_argument("--questions", type=int, default=8)
-    parser.add_argument("--set", type=json.loads, default={}, help='more parameters, such as {"adapter": {"quantization_bit": 4}}')
+    parser.add_argument(
+        "--set", type=json.loads, default={}, help='more parameters, such as {"adapter": {"quantization_bit": 4}}'
+    )
     parser.add_argument("--jobs", type=int, default=1, help="chains at once, each on the next GPU")
     parser.add_argument("--no-serve", action="store_true")
     parser.add_argument("--out", type=Path, help="JSON of all that was seen")

@@ -20,7 +20,10 @@ from xinglin.cli import run_command
 from xinglin.serving.client import Chat, collect, connect
 from xinglin.serving.server import free_port
 
-REPLY = {"choices": [{"message": {"content": "多喝水，多休息。" * 30}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 60, "completion_tokens": 256}}
+REPLY = {
+    "choices": [{"message": {"content": "多喝水，多休息。" * 30}, "finish_reason": "stop"}],
+    "usage": {"prompt_tokens": 60, "completion_tokens": 256},
+}
 REQUEST = {"model": "m", "messages": [{"role": "user", "content": "感冒应该怎么治疗？" * 6}], "max_tokens": 256}
 
 
@@ -66,11 +69,16 @@ def main() -> None:
                 time.sleep(0.1)
         limits = httpx.Limits(max_connections=args.concurrency)
         clients = {
-            "httpx": (partial(httpx.AsyncClient, base_url=url, timeout=httpx.Timeout(3600, connect=10), limits=limits), by_httpx),
+            "httpx": (
+                partial(httpx.AsyncClient, base_url=url, timeout=httpx.Timeout(3600, connect=10), limits=limits),
+                by_httpx,
+            ),
             "predictions": (partial(connect, [url], args.concurrency), by_aiohttp),
         }
         asked = [{"id": str(n)} for n in range(args.requests)]
-        print(f"{args.requests} requests, {args.concurrency} at once\n| | requests a second | ms of a core each |\n|---|---|---|")
+        print(
+            f"{args.requests} requests, {args.concurrency} at once\n| | requests a second | ms of a core each |\n|---|---|---|"
+        )
         for name, (client, ask) in clients.items():
             with tempfile.TemporaryDirectory() as folder:
                 start, used = time.perf_counter(), time.process_time()

@@ -36,7 +36,13 @@ def clauses() -> list[str]:
     with lzma.open(ROOT / "models" / "tiny" / "consultations.jsonl.xz", "rt", encoding="utf-8") as lines:
         rows = [json.loads(line)["data"] for line in lines]
     rows += [json.loads(line)["data"] for line in (ROOT / "data" / "sample" / "dialogues.jsonl").open(encoding="utf-8")]
-    return list(dict.fromkeys(itertools.chain.from_iterable(re.findall(r"[^，。；！？]{4,}[，。；！？]", text[2:]) for row in rows for text in row)))
+    return list(
+        dict.fromkeys(
+            itertools.chain.from_iterable(
+                re.findall(r"[^，。；！？]{4,}[，。；！？]", text[2:]) for row in rows for text in row
+            )
+        )
+    )
 
 
 def generate(file: Path, count: int, copies: int = 1) -> None:
@@ -57,7 +63,11 @@ def generate(file: Path, count: int, copies: int = 1) -> None:
                     turns = [turn.replace("，", "", 1) for turn in draw.choice(kept)]
                 else:
                     questions = 1 if draw.random() < SINGLE else draw.choice((2, 2, 2, 2, 3))
-                    turns = [f"{p}{text(q)}" for _ in range(questions) for p, q in (("问：", draw.randint(10, 90)), ("答：", next(length)))]
+                    turns = [
+                        f"{p}{text(q)}"
+                        for _ in range(questions)
+                        for p, q in (("问：", draw.randint(10, 90)), ("答：", next(length)))
+                    ]
                     if copy:
                         turns[0] += f"第{copy}份{i}"
                     if len(kept) < 2000:
@@ -70,7 +80,11 @@ def loop(source: Path, out: Path) -> None:
     with source.open("rb") as lines, out.open("wb") as file:
         for line in lines:
             texts = orjson.loads(line)["data"]
-            file.write(orjson.dumps({"instruction": texts[-2], "output": texts[-1], "history": texts[:-2]}, option=orjson.OPT_APPEND_NEWLINE))
+            file.write(
+                orjson.dumps(
+                    {"instruction": texts[-2], "output": texts[-1], "history": texts[:-2]}, option=orjson.OPT_APPEND_NEWLINE
+                )
+            )
 
 
 def by_datasets(source: Path, out: Path) -> None:
@@ -107,7 +121,9 @@ def group(source: Path, out: Path) -> None:
 def measure(command: list[str], folder: Path) -> tuple[float, float]:
     """Return the seconds that a command takes and the peak memory of its processes in MB."""
     start, peak, done = time.perf_counter(), 0.0, threading.Event()
-    process = subprocess.Popen(command, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT), "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"})
+    process = subprocess.Popen(
+        command, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT), "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+    )
 
     def watch() -> None:
         nonlocal peak
@@ -152,7 +168,17 @@ def main() -> None:
         return [sys.executable, "-m", f"stages.{stage}", *words]
 
     def task(name: str, source: str) -> list[str]:
-        return [sys.executable, "-m", "benchmarks.data", "--task", name, "--folder", str(folder), "--source", str(folder / source)]
+        return [
+            sys.executable,
+            "-m",
+            "benchmarks.data",
+            "--task",
+            name,
+            "--folder",
+            str(folder),
+            "--source",
+            str(folder / source),
+        ]
 
     commands = {
         "bare orjson loop": (task("loop", "raw/dialogues.jsonl"), "raw"),
@@ -169,7 +195,10 @@ def main() -> None:
         seconds, peak = measure(command, folder)
         base = base or seconds
         rows.append((name, seconds, megabytes / seconds, peak, seconds / base))
-    print(f"\n{args.dialogues:,} dialogues, {(folder / 'raw' / 'dialogues.jsonl').stat().st_size / 1e6:.0f} MB, {os.cpu_count()} processors")
+    print(
+        f"\n{args.dialogues:,} dialogues, {(folder / 'raw' / 'dialogues.jsonl').stat().st_size / 1e6:.0f} MB, "
+        f"{os.cpu_count()} processors"
+    )
     print("| | s | MB/s | peak MB | × the loop |\n|---|---|---|---|---|")
     for name, seconds, speed, peak, ratio in rows:
         print(f"| {name} | {seconds:.1f} | {speed:.0f} | {peak:.0f} | {ratio:.1f} |")

@@ -54,11 +54,18 @@ def card() -> str:
 
 
 def ratios(rows: dict[str, dict], key: str, peer: str) -> str:
-    """Return a Markdown table of a part, with the ratio of `key` to that of the row `peer`, where {} stands for the end of the row's own name."""
+    """Return a part as a Markdown table, with `key` over that of the row `peer`, where {} is the end of the row's own name."""
     keys = list(dict.fromkeys(name for row in rows.values() for name in row))
     lines = ["| | " + " | ".join(keys) + " | × |", "|---" * (len(keys) + 2) + "|"]
     for name, row in rows.items():
-        cells = [f"{row[k]:,.3g}" if isinstance(row.get(k), float) and row[k] < 100 else f"{row[k]:,.0f}" if isinstance(row.get(k), float) else str(row.get(k, "")) for k in keys]
+        cells = [
+            f"{row[k]:,.3g}"
+            if isinstance(row.get(k), float) and row[k] < 100
+            else f"{row[k]:,.0f}"
+            if isinstance(row.get(k), float)
+            else str(row.get(k, ""))
+            for k in keys
+        ]
         other = rows.get(peer.format(name.rpartition(", ")[2]), {})
         times = f"{row[key] / other[key]:.1f}" if key in row and key in other else ""
         lines.append(f"| {name} | " + " | ".join(cells) + f" | {times} |")
@@ -79,7 +86,11 @@ def main() -> None:
     folder = args.folder.resolve()
     if not (folder / "base" / "config.json").exists():
         folder.mkdir(parents=True, exist_ok=True)
-        make_split(ROOT / "data" / "sample" / "dialogues.jsonl", {"train": args.rows, "val": 512, "test": args.rows // 2}, folder / "split")
+        make_split(
+            ROOT / "data" / "sample" / "dialogues.jsonl",
+            {"train": args.rows, "val": 512, "test": args.rows // 2},
+            folder / "split",
+        )
         make_base(args.size, ROOT / "models" / "tiny", folder / "base")
         predictions.write_jsonl(folder / "asked.jsonl", answers.samples(folder / "split" / "test.jsonl", None))
     profile = read_params(profile=ROOT / "profiles" / f"{PROFILES[args.size]}.yaml")
@@ -93,9 +104,13 @@ def main() -> None:
         "answer": lambda: answer_all(profile.predictions, profile.decoding, folder),
         "serve": lambda: serve(profile.serve, folder, args.seconds),
     }
-    peers = {"train": ("tokens_per_second", "the web board's settings"), "fit": ("tokens_per_second", "LoRA"),
-             "scale": ("tokens_per_second", "LoRA, 1 GPU"), "answer": ("answers_per_second", "LLaMA-Factory's predict"),
-             "serve": ("tokens_per_second", "LLaMA-Factory's API, {}")}  # fmt: skip
+    peers = {
+        "train": ("tokens_per_second", "the web board's settings"),
+        "fit": ("tokens_per_second", "LoRA"),
+        "scale": ("tokens_per_second", "LoRA, 1 GPU"),
+        "answer": ("answers_per_second", "LLaMA-Factory's predict"),
+        "serve": ("tokens_per_second", "LLaMA-Factory's API, {}"),
+    }
     for part in args.parts:
         rows = found.setdefault(part, {})
         for name, measure in parts[part]():

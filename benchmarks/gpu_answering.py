@@ -1,4 +1,4 @@
-"""benchmarks.gpu's answering: the predictions stage, vLLM without a server, and LLaMA-Factory's own predict, the adapter applied in each."""
+"""benchmarks.gpu's answering: the predictions stage, vLLM without a server, LLaMA-Factory's predict, all with the adapter."""
 
 import json
 import subprocess
@@ -31,11 +31,25 @@ def predict_by_llamafactory(folder: Path, tuned: Path, samples: int) -> dict:
     run = folder / "runs" / "predict"
     run.mkdir(parents=True, exist_ok=True)
     config = {
-        "model_name_or_path": str(folder / "base"), "adapter_name_or_path": str(tuned), "stage": "sft", "do_predict": True,
-        "predict_with_generate": True, "finetuning_type": "lora", "eval_dataset": "test", "max_samples": samples, "do_sample": False,
-        "dataset_dir": str(folder / "split"), "template": "qwen", "cutoff_len": 1024, "output_dir": str(run), "max_new_tokens": 256,
-        "per_device_eval_batch_size": 8, "bf16": trained.on_gpu(), "use_cpu": not trained.on_gpu(), "report_to": "none",
-    }  # fmt: skip
+        "model_name_or_path": str(folder / "base"),
+        "adapter_name_or_path": str(tuned),
+        "stage": "sft",
+        "do_predict": True,
+        "predict_with_generate": True,
+        "finetuning_type": "lora",
+        "eval_dataset": "test",
+        "max_samples": samples,
+        "do_sample": False,
+        "dataset_dir": str(folder / "split"),
+        "template": "qwen",
+        "cutoff_len": 1024,
+        "output_dir": str(run),
+        "max_new_tokens": 256,
+        "per_device_eval_batch_size": 8,
+        "bf16": trained.on_gpu(),
+        "use_cpu": not trained.on_gpu(),
+        "report_to": "none",
+    }
     (run / "predict.yaml").write_text(yaml.safe_dump(config))
     with (run / "log.txt").open("wb") as output:
         subprocess.run([CLI, "train", str(run / "predict.yaml")], stdout=output, stderr=output, check=True)
@@ -45,7 +59,14 @@ def predict_by_llamafactory(folder: Path, tuned: Path, samples: int) -> dict:
 
 def answer_offline(folder: Path, tuned: Path, options: dict) -> dict:
     """Return the rates of vLLM without a server, the adapter applied: its defaults but for `options`."""
-    line = [str(server.vllm_python()), str(OFFLINE), str(folder / "base"), str(tuned), str(folder / "asked.jsonl"), json.dumps(options)]
+    line = [
+        str(server.vllm_python()),
+        str(OFFLINE),
+        str(folder / "base"),
+        str(tuned),
+        str(folder / "asked.jsonl"),
+        json.dumps(options),
+    ]
     done = subprocess.run(line, capture_output=True, text=True, env=server.environment())
     if done.returncode:
         print(f"offline: failed\n{done.stderr[-1500:]}", flush=True)
@@ -54,7 +75,7 @@ def answer_offline(folder: Path, tuned: Path, options: dict) -> dict:
 
 
 def answer_by_stage(profile: Predictions, decoding: Decoding, folder: Path, tuned: Path, changes: dict) -> dict:
-    """Return the rates of the predictions stage's own server and client, the adapter applied, and how many answers stay the same in other company."""
+    """Return the rates of the stage's server and client, adapter on, and how many answers are the same in other company."""
     chosen = profile.model_copy(update={"max_new_tokens": 256, "max_model_len": 2048, **changes})
     asked = read_jsonl(folder / "asked.jsonl")
     for left in ("warm", "base", "tuned", "again"):  # by a run that was stopped
@@ -72,9 +93,13 @@ def answer_by_stage(profile: Predictions, decoding: Decoding, folder: Path, tune
             tokens = sum(row["completion_tokens"] for row in rows)
             found |= {f"{prefix}answers_per_second": len(rows) / seconds, f"{prefix}tokens_per_second": tokens / seconds}
         if chosen.concurrency > FEW:
-            answers.answer_all(urls, "tuned", asked[:AGAIN], folder / "again.jsonl", chosen.model_copy(update={"concurrency": FEW}), decoding)
+            answers.answer_all(
+                urls, "tuned", asked[:AGAIN], folder / "again.jsonl", chosen.model_copy(update={"concurrency": FEW}), decoding
+            )
             first, again = answered(folder / "tuned.jsonl"), answered(folder / "again.jsonl")
-            found["same_answers"] = sum(row["prediction"] == first[name]["prediction"] for name, row in again.items()) / len(again)
+            found["same_answers"] = sum(row["prediction"] == first[name]["prediction"] for name, row in again.items()) / len(
+                again
+            )
     return found
 
 
@@ -96,5 +121,8 @@ def answer_all(profile: Predictions, decoding: Decoding, folder: Path) -> Rows:
         engine = server.device_options(profile, AT_ONCE) | {"max_num_seqs": AT_ONCE, "max_num_batched_tokens": PREFILL}
         engine["compilation_config"] = json.loads(str(engine["compilation_config"]))
         yield "vLLM offline, our engine's settings", partial(answer_offline, folder, tuned, settings | engine)
-        yield "ours, replicas 2, batch-invariant", partial(ours, {"data_parallel_size": 2, "concurrency": AT_ONCE, "batch_invariant": True})
+        yield (
+            "ours, replicas 2, batch-invariant",
+            partial(ours, {"data_parallel_size": 2, "concurrency": AT_ONCE, "batch_invariant": True}),
+        )
     yield "LLaMA-Factory's predict", partial(predict_by_llamafactory, folder, tuned, 32 if gpu else 8)

@@ -1,6 +1,7 @@
-"""benchmarks.gpu's training: LLaMA-Factory with the web board's settings, with the profile's, and with what was tried beside them.
+"""benchmarks.gpu's training: LLaMA-Factory with the web board's settings, the profile's, and what was tried beside them.
 
-Timed from step to step after the first third, `start_seconds` to the third step; real tokens count, those of the dialogues, not of the padding.
+Timed from step to step after the first third, `start_seconds` to the third step; real tokens count, those of the dialogues,
+not of the padding.
 """
 
 import json
@@ -24,9 +25,16 @@ from xinglin.training.settings import Adapter
 
 ROOT = Path(__file__).parent.parent
 BOARD = {  # what LLaMA-Factory's web board sets unless told otherwise
-    "cutoff_len": 2048, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 8, "learning_rate": 5e-5,
-    "neat_packing": False, "enable_liger_kernel": False, "torch_compile": False, "disable_gradient_checkpointing": False, "batch": "fixed",
-}  # fmt: skip
+    "cutoff_len": 2048,
+    "per_device_train_batch_size": 2,
+    "gradient_accumulation_steps": 8,
+    "learning_rate": 5e-5,
+    "neat_packing": False,
+    "enable_liger_kernel": False,
+    "torch_compile": False,
+    "disable_gradient_checkpointing": False,
+    "batch": "fixed",
+}
 TRIED: dict[str, dict] = {  # changes of the profile's adapter section
     "the web board's settings": BOARD,
     "packed, by LLaMA-Factory alone": {"torch_compile": False},
@@ -39,7 +47,10 @@ METHODS: dict[str, dict] = {"LoRA": {}, "QLoRA": {"quantization_bit": 4}, "every
 SHARED: dict[str, dict] = {"": {}, ", ZeRO-2": {"deepspeed": 2}, ", ZeRO-3": {"deepspeed": 3}}
 Rows = Iterator[tuple[str, Callable[[], dict]]]
 LOGGED = 3  # steps; each look at the loss makes the GPU wait
-ALONE = ["the web board's settings", "packed, by LLaMA-Factory alone"]  # run by llamafactory-cli, without xinglin/training/llamafactory.py
+ALONE = [
+    "the web board's settings",
+    "packed, by LLaMA-Factory alone",
+]  # run by llamafactory-cli, without xinglin/training/llamafactory.py
 
 
 def used_memory() -> float:
@@ -87,7 +98,9 @@ def token_counts(base: Path, split: Path, template: str) -> list[int]:
     counts = []
     for row in read_jsonl(split / "train.jsonl"):
         turns = [*row["history"], (row["instruction"], row["output"])]
-        messages = [{"role": role, "content": text} for turn in turns for role, text in zip(("user", "assistant"), turn, strict=True)]
+        messages = [
+            {"role": role, "content": text} for turn in turns for role, text in zip(("user", "assistant"), turn, strict=True)
+        ]
         counts.append(sum(len(ids) for pair in encode(tokenizer, messages) for ids in pair))
     return counts
 
@@ -95,22 +108,34 @@ def token_counts(base: Path, split: Path, template: str) -> list[int]:
 def train(name: str, chosen: Adapter, folder: Path, steps: int, card: float | None = None, validated: bool = False) -> dict:
     """Train for `steps` through LLaMA-Factory, configured as the adapter stage does, and return rates.
 
-    `card`: the bytes of a smaller card, whose memory torch then keeps to. `validated`: the loss of val is taken before the first
-    step, when layers are compiled, and after the last.
+    `card`: the bytes of a smaller card, whose memory torch then keeps to. `validated`: the loss of val is taken before the
+    first step, when layers are compiled, and after the last.
     """
     base, split, run = folder / "base", folder / "split", folder / "runs" / "-".join(re.findall("[A-Za-z0-9]+", name))
     template = trained.read_template(ROOT / "templates" / "train.yaml", ROOT / "templates" / "zero", chosen)
     chosen = chosen.model_copy(update={"max_steps": steps, "max_samples": None})
     have, _ = trained.memory(chosen.gpus)
-    cut = plan(json.loads((base / "config.json").read_text()), chosen, card or have, trained.in_bf16(chosen), trained.with_liger(chosen))
+    cut = plan(
+        json.loads((base / "config.json").read_text()),
+        chosen,
+        card or have,
+        trained.in_bf16(chosen),
+        trained.with_liger(chosen),
+    )
     if not cut:
         return {"fits": False}
     remove(run)
     run.mkdir(parents=True)
     config = trained.training_config(template, chosen, cut, base, split, run) | {
-        "eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False, "early_stopping_steps": None, "eval_dataset": None,
-        "plot_loss": False, "logging_steps": LOGGED, "metric_for_best_model": None,
-    }  # fmt: skip
+        "eval_strategy": "no",
+        "save_strategy": "no",
+        "load_best_model_at_end": False,
+        "early_stopping_steps": None,
+        "eval_dataset": None,
+        "plot_loss": False,
+        "logging_steps": LOGGED,
+        "metric_for_best_model": None,
+    }
     if validated:
         config |= {"eval_strategy": "steps", "eval_on_start": True, "eval_steps": steps, "eval_dataset": "val"}
     (run / "train.yaml").write_text(yaml.safe_dump(config))
@@ -141,11 +166,18 @@ def train(name: str, chosen: Adapter, folder: Path, steps: int, card: float | No
     rows_a_step = cut.batch * cut.accumulation * chosen.gpus
     tokens = sum(min(n, chosen.cutoff_len) for n in counts) / examples * rows_a_step
     return {
-        "tokens_per_second": tokens / a_step, "seconds_a_step": a_step, "batch": cut.batch, "accumulation": cut.accumulation,
-        "checkpointing": cut.checkpointing, "filled": tokens / (rows_a_step * chosen.cutoff_len) if chosen.neat_packing else None,
-        "peak_gb": peak, "estimated_gb": cut.bytes / 1e9, "start_seconds": seen[min(seen)] - start, "last_loss": loss,
+        "tokens_per_second": tokens / a_step,
+        "seconds_a_step": a_step,
+        "batch": cut.batch,
+        "accumulation": cut.accumulation,
+        "checkpointing": cut.checkpointing,
+        "filled": tokens / (rows_a_step * chosen.cutoff_len) if chosen.neat_packing else None,
+        "peak_gb": peak,
+        "estimated_gb": cut.bytes / 1e9,
+        "start_seconds": seen[min(seen)] - start,
+        "last_loss": loss,
         **(validation(run, split) if validated else {}),
-    }  # fmt: skip
+    }
 
 
 def validation(run: Path, split: Path) -> dict:
@@ -171,11 +203,14 @@ def train_all(profile: Adapter, size: str, folder: Path, steps: int) -> Rows:
 
 
 def scale_all(profile: Adapter, folder: Path, steps: int) -> Rows:
-    """Yield a way to train on one GPU or on all of them, each with as much a step as one would have alone, and a function that returns its rates."""
+    """Yield a way to train on one GPU or all, each with as much a step as one alone, and a function that returns its rates."""
     alone, count = profile.gradient_accumulation_steps, trained.gpus_here()
     ways: dict[str, dict] = {"1 GPU": {}}
     if count > 1:
-        ways |= {f"{count} GPUs{name}": {"gpus": count, "gradient_accumulation_steps": alone * count, **changes} for name, changes in SHARED.items()}
+        ways |= {
+            f"{count} GPUs{name}": {"gpus": count, "gradient_accumulation_steps": alone * count, **changes}
+            for name, changes in SHARED.items()
+        }
     for method in ("LoRA", "every weight"):
         for way, changes in ways.items():
             name = f"{method}, {way}"
@@ -183,11 +218,16 @@ def scale_all(profile: Adapter, folder: Path, steps: int) -> Rows:
 
 
 def fit_all(profile: Adapter, folder: Path) -> Rows:
-    """Yield a method and a function that returns the smallest card that the stage's estimate takes for enough, and what a training kept to its memory gives."""
+    """Yield a method and a function that returns the smallest card that the estimate accepts, and the rates in its memory."""
 
     def smallest(method: str, changes: dict, validated: bool = False) -> dict:
-        rows = (train(f"{method}, {size} GB", profile.model_copy(update=changes), folder, 12, float(size << 30), validated) for size in CARDS)
-        return next(({"card_gib": size} | row for size, row in zip(CARDS, rows, strict=True) if row != {"fits": False}), {"fits": False})
+        rows = (
+            train(f"{method}, {size} GB", profile.model_copy(update=changes), folder, 12, float(size << 30), validated)
+            for size in CARDS
+        )
+        return next(
+            ({"card_gib": size} | row for size, row in zip(CARDS, rows, strict=True) if row != {"fits": False}), {"fits": False}
+        )
 
     for method, changes in METHODS.items():
         yield method, partial(smallest, method, changes)

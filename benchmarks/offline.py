@@ -1,4 +1,4 @@
-"""vLLM without a server, an adapter applied: greedy answers, 256 new tokens, the rates as JSON. Run by .venv-vllm, for benchmarks.gpu.
+"""vLLM without a server for benchmarks.gpu, an adapter applied: greedy answers, 256 new tokens, the rates as JSON.
 
 Usage: .venv-vllm/bin/python benchmarks/offline.py BASE ADAPTER ASKED OPTIONS
 """
@@ -18,7 +18,10 @@ def main() -> None:
     base, tuned, file, options = sys.argv[1:]
     model = LLM(model=base, enable_lora=True, max_lora_rank=8, **json.loads(options))
     asked = [json.loads(line)["messages"] for line in Path(file).read_text(encoding="utf-8").splitlines()]
-    settings, how = SamplingParams(temperature=0, max_tokens=256), {"lora_request": LoRARequest("tuned", 1, tuned), "use_tqdm": False}
+    settings, how = (
+        SamplingParams(temperature=0, max_tokens=256),
+        {"lora_request": LoRARequest("tuned", 1, tuned), "use_tqdm": False},
+    )
     model.chat(asked[:64], settings, **how)
     start = time.perf_counter()
     given = model.chat(asked, settings, **how)

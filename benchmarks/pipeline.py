@@ -21,18 +21,26 @@ DVC = f"{sys.prefix}/bin/dvc"
 def seconds(command: list[str] | str) -> float:
     """Return the wall time of a command that must succeed; its output is thrown away, its errors are shown if it fails."""
     start = time.perf_counter()
-    done = subprocess.run(command, shell=isinstance(command, str), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace")
+    done = subprocess.run(
+        command, shell=isinstance(command, str), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace"
+    )
     if done.returncode:
         print(done.stderr, end="", file=sys.stderr)
-        raise CommandError(f"{command if isinstance(command, str) else ' '.join(command)}: ended with status {done.returncode}: the reason stands above")
+        raise CommandError(
+            f"{command if isinstance(command, str) else ' '.join(command)}: ended with status "
+            f"{done.returncode}: the reason stands above"
+        )
     return time.perf_counter() - start
 
 
 def forget() -> None:
-    """Delete what the stages keep of trainings and answers, so that they are made anew; stop if a training could go on from there."""
+    """Delete what the stages keep of trainings and answers, to make them anew; stop if a training could go on from there."""
     for run in (WORK / "adapter").glob("*"):
         if run.is_dir() and not (run / "done").exists():
-            raise CommandError(f"{run}: a training that has not come to its end, which would be lost: end it by 'dvc repro adapter', or remove the folder")
+            raise CommandError(
+                f"{run}: a training that has not come to its end, which would be lost: end it by "
+                "'dvc repro adapter', or remove the folder"
+            )
     remove(WORK / "adapter")
     remove(WORK / "predictions")
 

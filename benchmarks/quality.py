@@ -1,4 +1,4 @@
-"""Whether the GPU profiles' training costs quality: the embedded base trained in several ways, with several seeds, for as many epochs.
+"""Whether the GPU profiles' training costs quality: the embedded base trained in several ways, for equal epochs, several seeds.
 
 Usage: python -m benchmarks.quality FOLDER --data toyhom_internal_medicine.huatuo.jsonl [--out benchmarks/results/quality.json]
        (FOLDER keeps what is done for the next call; --seeds 1 --dialogues 300 tries it on a CPU, where nothing is compiled)
@@ -34,10 +34,21 @@ from xinglin.serving.client import answered
 
 ROOT = Path(__file__).parent.parent
 CLI = f"{sys.prefix}/bin/llamafactory-cli"
-SAME = {"num_train_epochs": 3.0, "learning_rate": 2.0e-3, "eval_steps": 0.2, "early_stopping_steps": None, "gradient_accumulation_steps": 1}
+SAME = {
+    "num_train_epochs": 3.0,
+    "learning_rate": 2.0e-3,
+    "eval_steps": 0.2,
+    "early_stopping_steps": None,
+    "gradient_accumulation_steps": 1,
+}
 PACKED = {
-    "cutoff_len": 1024, "neat_packing": True, "enable_liger_kernel": True, "torch_compile": True, "batch": "auto", "disable_gradient_checkpointing": "auto",
-}  # fmt: skip
+    "cutoff_len": 1024,
+    "neat_packing": True,
+    "enable_liger_kernel": True,
+    "torch_compile": True,
+    "batch": "auto",
+    "disable_gradient_checkpointing": "auto",
+}
 SHOWN = ("bleu-4", "rouge-l")
 PLAIN = "16 dialogues a step, padded"
 WAYS: dict[str, dict] = {  # changes of the adapter section
@@ -56,7 +67,10 @@ def run(command: list[str], folder: Path, log: str) -> None:
         done = subprocess.run(command, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=output, stderr=output)
     if done.returncode:
         said = (folder / log).read_text(encoding="utf-8", errors="replace").split("\n")
-        raise CommandError(f"{folder / log}: ended with status {done.returncode}: {next((line for line in reversed(said) if line.strip()), 'no word')}")
+        raise CommandError(
+            f"{folder / log}: ended with status {done.returncode}: "
+            f"{next((line for line in reversed(said) if line.strip()), 'no word')}"
+        )
 
 
 def machine() -> dict:
@@ -83,7 +97,15 @@ def write_params(folder: Path, **sections: dict) -> Params:
 def make_data(folder: Path, data: Path, dialogues: int | None) -> None:
     """Convert and split `data` as the pipeline does."""
     write_params(folder, raw={"source": "path", "path": str(data)}, converted={"max_dialogues": dialogues})
-    stage("base", folder, tiny=ROOT / "models" / "tiny", out=folder / "base.json", files=folder / "base_files.json", tokenizer=folder / "tokenizer", check=folder / "check.json")
+    stage(
+        "base",
+        folder,
+        tiny=ROOT / "models" / "tiny",
+        out=folder / "base.json",
+        files=folder / "base_files.json",
+        tokenizer=folder / "tokenizer",
+        check=folder / "check.json",
+    )
     stage("raw", folder, sample=ROOT / "data" / "sample" / "dialogues.jsonl", out=folder / "raw")
     stage("converted", folder, raw=folder / "raw", out=folder / "converted")
     stage("split", folder, converted=folder / "converted", out=folder / "split")
@@ -96,15 +118,35 @@ def train(folder: Path, name: str, seed: int) -> tuple[Path, float]:
     write_params(here, adapter=settings)
     if not (here / "adapter").exists():
         write_json(here / "made.json", machine())
-        stage("adapter", here, base=folder / "base.json", split=folder / "split", template=ROOT / "templates" / "train.yaml",
-              zero=ROOT / "templates" / "zero", tokenizer=folder / "tokenizer", out=here / "adapter", plots=here / "loss")  # fmt: skip
+        stage(
+            "adapter",
+            here,
+            base=folder / "base.json",
+            split=folder / "split",
+            template=ROOT / "templates" / "train.yaml",
+            zero=ROOT / "templates" / "zero",
+            tokenizer=folder / "tokenizer",
+            out=here / "adapter",
+            plots=here / "loss",
+        )
     if not (here / "eval" / "eval_results.json").exists():
         config = {
-            "model_name_or_path": str(ROOT / "models" / "tiny"), "adapter_name_or_path": str(here / "adapter"), "stage": "sft", "do_eval": True,
-            "finetuning_type": "lora", "eval_dataset": "val", "dataset_dir": str(folder / "split"), "template": "qwen", "enable_thinking": False,
-            "cutoff_len": 1024, "per_device_eval_batch_size": 1, "bf16": trained.on_gpu(), "use_cpu": not trained.on_gpu(),
-            "report_to": "none", "output_dir": str(here / "eval"),
-        }  # fmt: skip
+            "model_name_or_path": str(ROOT / "models" / "tiny"),
+            "adapter_name_or_path": str(here / "adapter"),
+            "stage": "sft",
+            "do_eval": True,
+            "finetuning_type": "lora",
+            "eval_dataset": "val",
+            "dataset_dir": str(folder / "split"),
+            "template": "qwen",
+            "enable_thinking": False,
+            "cutoff_len": 1024,
+            "per_device_eval_batch_size": 1,
+            "bf16": trained.on_gpu(),
+            "use_cpu": not trained.on_gpu(),
+            "report_to": "none",
+            "output_dir": str(here / "eval"),
+        }
         (here / "eval.yaml").write_text(yaml.safe_dump(config))
         run([CLI, "train", str(here / "eval.yaml")], here, "eval.log")
     return here / "adapter", json.loads((here / "eval" / "eval_results.json").read_text())["eval_loss"]
@@ -137,12 +179,14 @@ def scores(folder: Path, adapters: list[Path], questions: int, memory: float) ->
 
 
 def compared(losses: dict[str, list[float]], scored: dict[str, list[np.ndarray]], metrics: Metrics) -> dict[str, dict]:
-    """Return of each way its losses and mean scores, seed by seed, and how its scores differ from the plain way's, with 95 % intervals over the questions."""
+    """Return each way's losses and scores by seed, and its scores less the plain way's, with 95 % intervals over questions."""
     means = {name: np.mean(each, axis=0) for name, each in scored.items()}
     found = {}
     for name, each in scored.items():
         less = means[name] - means[PLAIN]
-        gains = [{"mean": round(float(mean), 4)} | band for mean, band in zip(less.mean(0), interval(less, metrics), strict=True)]
+        gains = [
+            {"mean": round(float(mean), 4)} | band for mean, band in zip(less.mean(0), interval(less, metrics), strict=True)
+        ]
         found[name] = {
             "losses": losses[name],
             "scores": {score: [round(float(one[:, n].mean()), 4) for one in each] for n, score in enumerate(NAMES)},
@@ -189,9 +233,15 @@ def main() -> None:
     print(show(ways))
     if args.out:
         for name, row in ways.items():
-            row["trained"] = [read_json(adapter.parent / "made.json") for (_, way, _), (adapter, _) in zip(runs, trained_ones, strict=True) if way == name]
+            row["trained"] = [
+                read_json(adapter.parent / "made.json")
+                for (_, way, _), (adapter, _) in zip(runs, trained_ones, strict=True)
+                if way == name
+            ]
         rows = read_json(folder / "split" / "report.json")["rows"]
-        write_json(args.out, {"answered": machine(), "rows": rows, "questions": args.questions, "seeds": args.seeds, "ways": ways})
+        write_json(
+            args.out, {"answered": machine(), "rows": rows, "questions": args.questions, "seeds": args.seeds, "ways": ways}
+        )
 
 
 if __name__ == "__main__":

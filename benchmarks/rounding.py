@@ -21,7 +21,9 @@ WORDS, PROMPT = 20_000, 40
 
 
 def random_base(tied: bool, size: str) -> torch.nn.Module:
-    config = Qwen2Config(vocab_size=151_936, tie_word_embeddings=tied, rope_theta=1e6, rms_norm_eps=1e-6, **SHAPES["qwen2"][size])
+    config = Qwen2Config(
+        vocab_size=151_936, tie_word_embeddings=tied, rope_theta=1e6, rms_norm_eps=1e-6, **SHAPES["qwen2"][size]
+    )
     torch.set_default_dtype(torch.bfloat16)
     with torch.device(DEVICE):
         base = Qwen2ForCausalLM(config)
@@ -53,7 +55,11 @@ def train(model: torch.nn.Module, steps: int) -> float:
 
 @torch.no_grad()
 def answers(model: torch.nn.Module) -> torch.Tensor:
-    return copy.deepcopy(model).to(torch.bfloat16).generate(input_ids=tokens(8, PROMPT), max_new_tokens=200, do_sample=False, eos_token_id=None, pad_token_id=0)
+    return (
+        copy.deepcopy(model)
+        .to(torch.bfloat16)
+        .generate(input_ids=tokens(8, PROMPT), max_new_tokens=200, do_sample=False, eos_token_id=None, pad_token_id=0)
+    )
 
 
 @torch.no_grad()

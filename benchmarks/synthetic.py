@@ -1,4 +1,4 @@
-"""What a GPU host without network is timed with: the real architectures with random weights, dialogues of HuatuoGPT's lengths."""
+"""What a GPU host without network is timed with: real architectures with random weights, dialogues of HuatuoGPT's lengths."""
 
 import math
 import random
@@ -19,7 +19,7 @@ MEDIANS = (246, 90)  # characters of the one answer, and of each of several
 
 
 def make_base(size: str, tokenizer: Path, out: Path) -> None:
-    """Write a Qwen2 model of that size with random bfloat16 weights, and the embedded base's tokenizer with our chat template."""
+    """Write a Qwen2 model of that size with random bfloat16 weights, the embedded base's tokenizer and our chat template."""
     _, words = prepare(tokenizer, out, "qwen")
     ends = {"bos_token_id": None, "eos_token_id": words.eos_token_id, "pad_token_id": words.pad_token_id}
     config = QWEN2 | SHAPES[size] | ends

@@ -3,7 +3,8 @@
 Usage: python -m benchmarks.tiny --data toyhom_internal_medicine.huatuo.jsonl        (a GPU: 3 minutes; two CPU cores: hours)
 
 One row in ten is held out, by a hash of its question. Answers are greedy, 160 new tokens, scored as the metrics stage
-scores them. The defaults were chosen on another tenth, taken out of the training rows. Data: Toyhom/Chinese-medical-dialogue-data (MIT), in the shape of HuatuoGPT-sft-data-v1.
+scores them. The defaults were chosen on another tenth, taken out of the training rows. Data:
+Toyhom/Chinese-medical-dialogue-data (MIT), in the shape of HuatuoGPT-sft-data-v1.
 """
 
 import argparse
@@ -88,11 +89,17 @@ def answers(model, tokenizer, rows: list[list[str]], penalty: float, tokens: int
     found = []
     for i in tqdm(range(0, len(rows), BATCH), desc=f"penalty {penalty}"):
         some = rows[i : i + BATCH]
-        given = tokenizer([prompt(tokenizer, row[0]) for row in some], return_tensors="pt", padding=True, add_special_tokens=False)
+        given = tokenizer(
+            [prompt(tokenizer, row[0]) for row in some], return_tensors="pt", padding=True, add_special_tokens=False
+        )
         out = model.generate(
-            **given.to(DEVICE), max_new_tokens=tokens, do_sample=False, repetition_penalty=penalty,
-            eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-        )[:, given["input_ids"].shape[1] :]  # fmt: skip
+            **given.to(DEVICE),
+            max_new_tokens=tokens,
+            do_sample=False,
+            repetition_penalty=penalty,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )[:, given["input_ids"].shape[1] :]
         for row, ids in zip(some, out, strict=True):
             finish = "stop" if tokenizer.eos_token_id in ids else "length"
             text = tokenizer.decode(ids, skip_special_tokens=True)

@@ -56,7 +56,10 @@ def parameters(folder: Path) -> int:
 def main() -> None:
     paths = start(__doc__, "profile", "tiny", "split", "out", "answers")
     params = Params.read(profile=paths.profile)
-    predictions, name = params.predictions.model_copy(update={"base_url": None}), paths.profile.stem  # a server there holds one model
+    predictions, name = (
+        params.predictions.model_copy(update={"base_url": None}),
+        paths.profile.stem,
+    )  # a server there holds one model
     tokenizer = work_folder(f"candidate-{name}-tokenizer", fingerprint(params.base.model_dump(), params.adapter.template))
     base, _ = prove_base(params.base, Asked.read(profile=paths.profile), paths.tiny, tokenizer)
     folder = open_base(base, tokenizer)
@@ -64,7 +67,9 @@ def main() -> None:
     need_room(base, folder, dtype, f"candidate {name}")
     part = paths.split / "val.jsonl"
     asked = samples(part, predictions.max_samples)
-    work = work_folder(f"candidate-{name}", fingerprint(what_counts(predictions, params.decoding, dtype), base["files"], part, tokenizer))
+    work = work_folder(
+        f"candidate-{name}", fingerprint(what_counts(predictions, params.decoding, dtype), base["files"], part, tokenizer)
+    )
     with endpoints(predictions, folder, None, work / "vllm.log") as urls:
         began, before = time.perf_counter(), len(answered(work / "base.jsonl"))
         answer_all(urls, "base", asked, work / "base.jsonl", predictions, params.decoding)
@@ -76,15 +81,18 @@ def main() -> None:
     means = dict(zip((*NAMES, *RATES), np.round(values.mean(0), 4).tolist(), strict=True))
     params.ensure_unchanged()
     write_jsonl(paths.answers, rows)
-    write_json(paths.out, {
-        "base": base["model"],
-        "parameters": parameters(folder),
-        "samples": len(rows),
-        **{key: value if key in NAMES else round(100 * value, 2) for key, value in means.items()},
-        **diversity(rows),
-        "intervals": dict(zip(NAMES, interval(values[:, : len(NAMES)], params.metrics), strict=True)),
-        **{name: speed[name] for name in ("samples_per_second", "tokens_per_second")},
-    })  # fmt: skip
+    write_json(
+        paths.out,
+        {
+            "base": base["model"],
+            "parameters": parameters(folder),
+            "samples": len(rows),
+            **{key: value if key in NAMES else round(100 * value, 2) for key, value in means.items()},
+            **diversity(rows),
+            "intervals": dict(zip(NAMES, interval(values[:, : len(NAMES)], params.metrics), strict=True)),
+            **{name: speed[name] for name in ("samples_per_second", "tokens_per_second")},
+        },
+    )
     print(f"candidate: {base['model']}, {len(rows)} answers -> {paths.out}")
 
 

@@ -17,11 +17,18 @@ class Params(ParamsFile):
 
 def show(found: dict[str, dict]) -> str:
     """Return a table for the terminal, the best by ROUGE-L first."""
-    lines = [f"{'':20}{'parameters':>12}" + "".join(f"{name:>9}" for name in NAMES) + f"{'95 % of rouge-l':>18}{'repeat %':>10}{'answers/s':>11}"]
+    lines = [
+        f"{'':20}{'parameters':>12}"
+        + "".join(f"{name:>9}" for name in NAMES)
+        + f"{'95 % of rouge-l':>18}{'repeat %':>10}{'answers/s':>11}"
+    ]
     for name, one in sorted(found.items(), key=lambda item: -item[1]["rouge-l"]):
         span = f"[{one['intervals']['rouge-l']['low']:.2f}, {one['intervals']['rouge-l']['high']:.2f}]"
         scores = "".join(f"{one[metric]:9.2f}" for metric in NAMES)
-        lines.append(f"{name:20}{one['parameters'] / 1e6:10.1f} M{scores}{span:>18}{one['repetitive']:10.1f}{one['samples_per_second']:11.2f}")
+        lines.append(
+            f"{name:20}{one['parameters'] / 1e6:10.1f} "
+            f"M{scores}{span:>18}{one['repetitive']:10.1f}{one['samples_per_second']:11.2f}"
+        )
     return "\n".join(lines)
 
 

@@ -41,7 +41,9 @@ from xinglin.serving.settings import Predictions
 SUBJECTS = ("Medical Discipline", "Clinical Department", "exam_type", "exam_class", "exam_subject")  # CMExam's, CMB's
 KINDS = {"single": "单项选择题", "multiple": "多项选择题"}
 PROMPT = "以下是一道医学考试的{kind}，不需要分析和解释，请直接给出正确选项的字母。\n\n{question}\n{options}\n\n答案："
-OPTION = re.compile(r"^\s*([A-Z])(?:\s*[.．、:：)）]\s*|\s+)", re.MULTILINE)  # where an option begins in a cell with all of them
+OPTION = re.compile(
+    r"^\s*([A-Z])(?:\s*[.．、:：)）]\s*|\s+)", re.MULTILINE
+)  # where an option begins in a cell with all of them
 BETWEEN = re.compile(r"[\s,，、;；]+")  # letters of an answer
 MAX_TOKENS = 32  # more than letters can take
 SHOWN = 5
@@ -155,7 +157,10 @@ async def ask(chat: Chat, question: dict, model: str, decoding: dict) -> dict:
         raise CommandError(f"{model}: line {question['line']}: the server says {status}: {text[:300]}")
     letters = (json.loads(text)["choices"][0]["message"]["content"] or "").strip()
     if not re.fullmatch(pattern, letters):
-        raise CommandError(f"{model}: line {question['line']}: the reply {letters[:40]!r} is no choice: is the server a vLLM that knows structured_outputs?")
+        raise CommandError(
+            f"{model}: line {question['line']}: the reply {letters[:40]!r} is no choice: is the "
+            "server a vLLM that knows structured_outputs?"
+        )
     return {"id": question["id"], "letters": letters}
 
 
@@ -236,10 +241,16 @@ def main() -> None:
     known = leaked(asked, paths.split / "train.jsonl", params.split.near_duplicate_threshold)
     if known:
         lines = first([str(line) for line in sorted(known)])
-        print(f"exam: warning: {len(known)} of {len(asked)} questions stand in the training part, lines {lines}", file=sys.stderr)
+        print(
+            f"exam: warning: {len(known)} of {len(asked)} questions stand in the training part, lines {lines}", file=sys.stderr
+        )
     record = read_json(paths.base)
     predictions = params.predictions
-    base, groups, decoding = open_base(record, paths.tokenizer), server_groups(predictions, paths.adapter), of_letters(params.decoding)
+    base, groups, decoding = (
+        open_base(record, paths.tokenizer),
+        server_groups(predictions, paths.adapter),
+        of_letters(params.decoding),
+    )
     dtype = precision(predictions, base, MODELS in groups)
     if not predictions.base_url:
         need_room(record, base, dtype, "exam")

@@ -100,7 +100,9 @@ def go_template(model: Path, name: str) -> str:
     try:
         return ollama(template_of(words, name), words)
     except ValueError as error:
-        raise CommandError(f"gguf: adapter.template: {name}: Ollama's language cannot express it: {error}: take gguf out of merged.exports")
+        raise CommandError(
+            f"gguf: adapter.template: {name}: Ollama's language cannot express it: {error}: take gguf out of merged.exports"
+        )
 
 
 def stops(model: Path) -> list[str]:
@@ -175,7 +177,9 @@ def same_prompts(merged: dict[str, list[int]], other: dict[str, list[int]], kind
             raise CommandError(f"{kind}: sample {sample}: the prompt is read as other token ids than by the merged model")
 
 
-def answers(kind: str, model: Path, asked: list[dict], params: Params, merged: dict[str, list[int]]) -> tuple[list[dict], dict, dict[str, list[int]]]:
+def answers(
+    kind: str, model: Path, asked: list[dict], params: Params, merged: dict[str, list[int]]
+) -> tuple[list[dict], dict, dict[str, list[int]]]:
     """Return the rows answered, their speed, and the token ids of the prompts; a killed run goes on where it stopped.
 
     Prompts read otherwise than `merged` says of the merged model stop it before it answers.
@@ -201,7 +205,7 @@ def weights_bytes(folder: Path) -> int:
 
 
 def summary(values: np.ndarray, merged: np.ndarray, names: list[str], metrics: Metrics) -> dict:
-    """Return means, rates, and the paired difference to the merged model with its 95 % interval; arrays are [samples, names + RATES]."""
+    """Return means, rates, paired differences to the merged model with 95 % intervals; arrays are [samples, names + RATES]."""
     width = len(names)
     found: dict = dict(zip(names, np.round(values[:, :width].mean(0), 4).tolist(), strict=True))
     found |= dict(zip(RATES, np.round(100 * values[:, width:].mean(0), 2).tolist(), strict=True))
@@ -214,12 +218,18 @@ def summary(values: np.ndarray, merged: np.ndarray, names: list[str], metrics: M
 def show(found: dict) -> str:
     """Return the formats as a table for the terminal."""
     names = [name for name in (*NAMES, MEANING) if name in found[MERGED]]
-    lines = [f"{'':8}{'MB':>9}" + "".join(f"{name:>9}" for name in names) + f"{'rouge-l to merged':>26}{'repeat %':>10}{'answers/s':>11}"]
+    lines = [
+        f"{'':8}{'MB':>9}"
+        + "".join(f"{name:>9}" for name in names)
+        + f"{'rouge-l to merged':>26}{'repeat %':>10}{'answers/s':>11}"
+    ]
     for kind, one in found.items():
         moved = one["difference"]["rouge-l"]
         span = "" if kind == MERGED else f"{moved['mean']:+.2f} [{moved['low']:+.2f}, {moved['high']:+.2f}]"
         scores = "".join(f"{one[name]:9.2f}" for name in names)
-        lines.append(f"{kind:8}{one['bytes'] / 1e6:9.1f}{scores}{span:>26}{one['repetitive']:10.1f}{one['samples_per_second']:11.2f}")
+        lines.append(
+            f"{kind:8}{one['bytes'] / 1e6:9.1f}{scores}{span:>26}{one['repetitive']:10.1f}{one['samples_per_second']:11.2f}"
+        )
     return "\n".join(lines)
 
 
@@ -236,7 +246,12 @@ def main() -> None:
     for kind in kinds:
         text = ""
         if kind == "gguf":
-            text = modelfile(go_template(paths.model, params.adapter.template), stops(paths.model), params.decoding, params.predictions.max_model_len)
+            text = modelfile(
+                go_template(paths.model, params.adapter.template),
+                stops(paths.model),
+                params.decoding,
+                params.predictions.max_model_len,
+            )
         make(kind, paths.model, rows.get(kind, []), text, paths.requirements, paths.out / kind)
     for stale in paths.out.iterdir():
         if stale.name not in kinds:

@@ -133,7 +133,11 @@ async def chat(client: AsyncOpenAI, body: dict) -> str:
             return ""
         if wrong and "temperature" in said and "temperature" in body:  # OpenAI's reasoning models know their own only
             return await chat(client, {name: value for name, value in body.items() if name != "temperature"})
-        cure = " (the key is what the variable named by judgements.api_key_variable holds)" if error.status_code in (401, 403) else ""
+        cure = (
+            " (the key is what the variable named by judgements.api_key_variable holds)"
+            if error.status_code in (401, 403)
+            else ""
+        )
         raise refused(client, f"says {error.status_code}: {said}{cure}")
     except APIConnectionError as error:
         raise refused(client, f"cannot be reached: {error.__cause__ or error}")
@@ -201,20 +205,32 @@ def main() -> None:
     params = Params.read()
     judge = params.judgements
     if not judge.base_url:
-        raise CommandError("params.yaml: judgements.base_url: null: no judge; set it, and judgements.model, to an OpenAI-compatible API", 2)
+        raise CommandError(
+            "params.yaml: judgements.base_url: null: no judge; set it, and judgements.model, to an OpenAI-compatible API", 2
+        )
     chosen = drawn(pairs(paths.predictions), judge.samples, judge.seed)
     asked = questions(Template(paths.template.read_text(encoding="utf-8")), chosen)
     files = [paths.predictions / f"{model}.jsonl" for model in ORDERS]
     work = work_folder("judgements", fingerprint(judge.base_url, judge.model, paths.template, *files)) / "replies.jsonl"
     client = api(judge)
-    collect(lambda: client, asked, lambda client, row: verdict(client, judge.model or "", row), work, judge.concurrency, "judgements")
+    collect(
+        lambda: client,
+        asked,
+        lambda client, row: verdict(client, judge.model or "", row),
+        work,
+        judge.concurrency,
+        "judgements",
+    )
     replies = answered(work)
     rows = [
         {"id": base["id"]} | {f"{first}_first": replies[f"{base['id']}/{first}"]["verdict"] for first in ORDERS}
         for base, _ in chosen
     ]
     if not any(row["base_first"] and row["tuned_first"] for row in rows):
-        raise CommandError(f"{judge.model}: no pair has a verdict in both orders; a reply begins with {replies[asked[0]['id']]['reply'][:200]!r}")
+        raise CommandError(
+            f"{judge.model}: no pair has a verdict in both orders; a reply begins with "
+            f"{replies[asked[0]['id']]['reply'][:200]!r}"
+        )
     found = {"model": judge.model, "part": params.predictions.part} | summarise(rows, params.metrics)
     params.ensure_unchanged()
     write_jsonl(paths.out, rows)

@@ -48,8 +48,12 @@ def compressed(kind: str, model: Path, rows: Path, out: Path) -> None:
     else:
         tokenizer = AutoTokenizer.from_pretrained(model)
         texts = [tokenizer.apply_chat_template(row["messages"], tokenize=False) for row in read_jsonl(rows)]
-        dialogues = Dataset.from_list([dict(tokenizer(text, truncation=True, max_length=CUT, add_special_tokens=False)) for text in texts])
-        weights = QuantizationArgs(num_bits=4, type="int", symmetric=True, strategy="group", group_size=group_size(read_json(model / "config.json")))
+        dialogues = Dataset.from_list(
+            [dict(tokenizer(text, truncation=True, max_length=CUT, add_special_tokens=False)) for text in texts]
+        )
+        weights = QuantizationArgs(
+            num_bits=4, type="int", symmetric=True, strategy="group", group_size=group_size(read_json(model / "config.json"))
+        )
         recipe = GPTQModifier(config_groups={"4 bit": QuantizationScheme(targets=["Linear"], weights=weights)}, **common)
         oneshot(model=loaded, recipe=recipe, dataset=dialogues, max_seq_length=CUT, num_calibration_samples=len(dialogues))
     loaded.generation_config = GenerationConfig()  # save_pretrained would refuse the file, which is copied below

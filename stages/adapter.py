@@ -1,4 +1,4 @@
-"""adapter: the LoRA adapter, or the model tuned in every weight, that LLaMA-Factory trains, its loss curves and a verdict on them.
+"""adapter: the LoRA adapter or a model tuned in every weight, trained by LLaMA-Factory, its loss curves and a verdict on them.
 
 Usage: stages/run adapter --base models/base.json --split data/split --template templates/train.yaml \
            --zero templates/zero --tokenizer models/tokenizer --out models/adapter --plots plots/loss
@@ -33,12 +33,23 @@ from xinglin.training.memory import USABLE, BatchPlan, candidate_plans, plan, su
 from xinglin.training.settings import Adapter
 
 CODE = Path(__file__), Path(__file__).parents[1] / "xinglin" / "training" / "llamafactory.py"
-NO_CHECKPOINTS = {"save_strategy": "no", "load_best_model_at_end": False, "early_stopping_steps": None}  # of several machines, whose disks differ
+NO_CHECKPOINTS = {
+    "save_strategy": "no",
+    "load_best_model_at_end": False,
+    "early_stopping_steps": None,
+}  # of several machines, whose disks differ
 LOADERS = 4  # processes that prepare batches beside a GPU
 LOSS_ALONE = {"fused_linear_cross_entropy": True, "cross_entropy": False, "rms_norm": False, "rope": False, "swiglu": False}
-QUIET = "ignore::FutureWarning:torch.distributed.c10d_logger"  # DeepSpeed's reduce_scatter_tensor, warned of at each call by torch 2.13
-DISK = 48  # bytes a weight where all are trained: three checkpoints (itself, Adam's two moments), the run's model, the output, DVC's cache
-CUT = {"batch", "disable_gradient_checkpointing", "gradient_accumulation_steps", "per_device_train_batch_size"}  # how a step is cut, not what it learns
+# DeepSpeed's reduce_scatter_tensor, warned of at each call by torch 2.13
+QUIET = "ignore::FutureWarning:torch.distributed.c10d_logger"
+# bytes a weight where all are trained: three checkpoints (itself, Adam's two moments), the run's model, the output, DVC's cache
+DISK = 48
+CUT = {
+    "batch",
+    "disable_gradient_checkpointing",
+    "gradient_accumulation_steps",
+    "per_device_train_batch_size",
+}  # how a step is cut, not what it learns
 OURS = {"batch", "deepspeed", "gpus", "nodes"}  # parameters that LLaMA-Factory does not know, or takes in another form
 
 
@@ -56,7 +67,12 @@ class Watch:
     def __call__(self) -> None:
         if not self.told and (section := self.params.changed()):
             self.told = True
-            print(f"adapter: warning: section {section} of params.yaml was edited: this training is put in place only if it is set back", file=sys.stderr, flush=True)
+            print(
+                f"adapter: warning: section {section} of params.yaml was edited: this "
+                "training is put in place only if it is set back",
+                file=sys.stderr,
+                flush=True,
+            )
         if self.log.is_file() and (lines := self.log.read_bytes().splitlines()):
             with suppress(ValueError):  # half a line
                 last = json.loads(lines[-1])
@@ -65,7 +81,7 @@ class Watch:
 
 
 def read_template(file: Path, zero: Path, adapter: Adapter) -> dict:
-    """Return LLaMA-Factory's YAML in `file`, with the DeepSpeed config of the folder `zero` that shares out what `adapter` asks for."""
+    """Return LLaMA-Factory's YAML in `file`, with the DeepSpeed config in the folder `zero` that `adapter` asks for."""
     template = yaml.safe_load(file.read_text(encoding="utf-8"))
     return template | ({"deepspeed": str(zero / f"{adapter.deepspeed}.json")} if adapter.deepspeed else {})
 
@@ -137,7 +153,7 @@ def loaded_as(adapter: Adapter) -> str | None:
 
 
 def compiled(adapter: Adapter) -> bool:
-    """Say whether to compile the layers: on a GPU, and not under ZeRO-3, whose hooks cut a layer's graph at each of its modules."""
+    """Say whether to compile the layers: on a GPU, and not under ZeRO-3, whose hooks cut a layer's graph at each module."""
     return adapter.torch_compile and on_gpu() and adapter.deepspeed != 3
 
 
@@ -158,16 +174,24 @@ def cut_step(record: dict, base: Path, adapter: Adapter) -> BatchPlan:
     devices = adapter.gpus * adapter.nodes
     whole = adapter.per_device_train_batch_size * adapter.gradient_accumulation_steps
     if adapter.batch == "auto" and whole % devices:
-        raise CommandError(f"adapter.gpus: a step of {whole} (per_device_train_batch_size × gradient_accumulation_steps) cannot be shared out to {devices}", 2)
+        raise CommandError(
+            f"adapter.gpus: a step of {whole} (per_device_train_batch_size × "
+            f"gradient_accumulation_steps) cannot be shared out to {devices}",
+            2,
+        )
     have, where = memory(adapter.gpus)
     known = read_json(base / "config.json"), adapter
     precision = in_bf16(adapter), with_liger(adapter)
     ways, found = candidate_plans(*known, *precision), plan(*known, have, *precision)
     if not found:
         least = min(ways, key=lambda cut: cut.bytes)
-        raise CommandError(f"adapter: {record['model']} needs at the least {least}; {where} has {have / 1e9:.1f}, of which {USABLE:.0%} can be used: "
-             f"{suggest_fix(*known, have, *precision, gpus_here())}")  # fmt: skip
-    unit = f"packs of {adapter.cutoff_len} tokens" if adapter.neat_packing else f"dialogues of up to {adapter.cutoff_len} tokens"
+        raise CommandError(
+            f"adapter: {record['model']} needs at the least {least}; {where} has {have / 1e9:.1f}, of which {USABLE:.0%} can "
+            f"be used: {suggest_fix(*known, have, *precision, gpus_here())}"
+        )
+    unit = (
+        f"packs of {adapter.cutoff_len} tokens" if adapter.neat_packing else f"dialogues of up to {adapter.cutoff_len} tokens"
+    )
     print(f"adapter: {unit}, {found} of {have / 1e9:.1f} in {where}", flush=True)
     if found.work > ways[0].work:
         print(f"adapter: faster, but too large for it: {ways[0]}", flush=True)
@@ -178,11 +202,14 @@ def need_free(cut: BatchPlan, gpus: int) -> None:
     """Stop with one line if other programs leave too little of a GPU's memory."""
     free = min(cards("free")[:gpus], default=math.inf)
     if cut.bytes > free:
-        raise CommandError(f"adapter: the GPU has {free / 1e9:.1f} GB free, {cut.bytes / 1e9:.1f} are needed: end what else is on it (nvidia-smi names it)")
+        raise CommandError(
+            f"adapter: the GPU has {free / 1e9:.1f} GB free, {cut.bytes / 1e9:.1f} are needed: end "
+            "what else is on it (nvidia-smi names it)"
+        )
 
 
 def run_folder(adapter: Adapter, *known: Any) -> Path:
-    """Return the folder of a training that `adapter`, our training code and all that is `known` name; a step cut otherwise is the same step.
+    """Return the folder of the training that `adapter`, our training code and all `known` name, however its step is cut.
 
     Several machines keep no checkpoints, so that theirs is empty, and each has its own, should they share a disk.
     """
@@ -217,7 +244,7 @@ def last_checkpoint(run: Path) -> str | None:
 
 
 def launched(adapter: Adapter, file: Path) -> tuple[list[str], dict[str, str]]:
-    """Return the command line and variables of a training: xinglin/training/llamafactory.py on one device, through torchrun on several.
+    """Return a training's command line and variables: xinglin/training/llamafactory.py, through torchrun on several devices.
 
     Several machines: each runs the stage with NODE_RANK (0 first) and MASTER_ADDR (the first one's address) set.
     """
@@ -235,9 +262,17 @@ def launched(adapter: Adapter, file: Path) -> tuple[list[str], dict[str, str]]:
     machines = ["--standalone"]
     if adapter.nodes > 1:
         if missing := [name for name in ("NODE_RANK", "MASTER_ADDR") if name not in os.environ]:
-            raise CommandError(f"adapter.nodes: {adapter.nodes} machines train together: set {' and '.join(missing)} on each", 2)
-        machines = ["--node-rank", os.environ["NODE_RANK"], "--master-addr", os.environ["MASTER_ADDR"],
-                    "--master-port", os.environ.get("MASTER_PORT", "29500")]  # fmt: skip
+            raise CommandError(
+                f"adapter.nodes: {adapter.nodes} machines train together: set {' and '.join(missing)} on each", 2
+            )
+        machines = [
+            "--node-rank",
+            os.environ["NODE_RANK"],
+            "--master-addr",
+            os.environ["MASTER_ADDR"],
+            "--master-port",
+            os.environ.get("MASTER_PORT", "29500"),
+        ]
     line = [f"{sys.prefix}/bin/torchrun", "--nnodes", str(adapter.nodes), "--nproc-per-node", str(adapter.gpus), *machines]
     return [*line, "--module", "xinglin.training.llamafactory", str(file)], environment
 
@@ -329,7 +364,9 @@ def main() -> None:
         write_curves(state["log_history"], folder)
         write_json(folder / "training.json", found)
     seconds = read_json(run / "train_results.json")["train_runtime"]  # since the last resumption
-    write_timing("adapter", paths.plots / "training.csv", seconds=round(seconds, 1), tokens_per_second=round(found["tokens"] / seconds))
+    write_timing(
+        "adapter", paths.plots / "training.csv", seconds=round(seconds, 1), tokens_per_second=round(found["tokens"] / seconds)
+    )
     print(f"adapter: {found['steps']} steps, best validation loss {found['best_validation_loss']} -> {paths.out}")
     print(f"adapter: {found['verdict']}: {found['reason']}; {found['advice']}")
     drop_work(run)

@@ -1,4 +1,4 @@
-"""base: where the base model's files are, with their checksums, and its tokenizer and chat template, proven; the weights stay there.
+"""base: where the base model's files are, with checksums, and its tokenizer and chat template, proven; the weights stay there.
 
 Usage: stages/run base --tiny models/tiny --out models/base.json --files models/base_files.json \
            --tokenizer models/tokenizer --check models/base_check.json
@@ -7,8 +7,6 @@ Other stages depend on the checksums in base_files.json, so that a base that mov
 
 A base that cannot be trained, merged or served ends here, before a step is trained, with a line for each thing that is wrong.
 """
-
-
 
 from xinglin.bases.check import Asked
 from xinglin.bases.proof import summary
@@ -31,7 +29,9 @@ def main() -> None:
     write_json(paths.check, seen)
     write_json(paths.files, found["files"])
     write_json(paths.out, found)
-    print(f"base: {found['path']}, {sum(f['bytes'] for f in found['files'].values()) / 1e6:.1f} MB in {len(found['files'])} files")
+    print(
+        f"base: {found['path']}, {sum(f['bytes'] for f in found['files'].values()) / 1e6:.1f} MB in {len(found['files'])} files"
+    )
     print(f"base: {summary(seen)} -> {paths.tokenizer}")
 
 

@@ -249,7 +249,9 @@ def write_rows(source: Iterator[Record], converted: Converted, file: BinaryIO, r
             rejects.writelines(orjson.dumps(reject, option=orjson.OPT_APPEND_NEWLINE) for reject in chunk.rejects)
             progress.update(chunk.records)
             if len(tally.shapes) > 1 and converted.format == "auto":
-                raise CommandError(f"several shapes in one file: {'; '.join(f'{shape}, {first}' for shape, first in tally.shapes.items())}")
+                raise CommandError(
+                    f"several shapes in one file: {'; '.join(f'{shape}, {first}' for shape, first in tally.shapes.items())}"
+                )
     file.write(closing)
     return tally
 

@@ -1,4 +1,4 @@
-"""merged: base and adapter as one model, or the tuned model itself, chat template and model card inside, after gate and parity check.
+"""merged: base and adapter as one model, or the tuned model, with chat template and model card, after gate and parity check.
 
 Usage: stages/run merged --base models/base.json --adapter models/adapter --predictions data/predictions \
            --metrics metrics.json --template templates/merge.yaml --card templates/card.md --tokenizer models/tokenizer \
@@ -64,7 +64,11 @@ class Params(ParamsFile):
 
 def shortfalls(metrics: dict, gate: Gate) -> list[str]:
     """Return a line for each demand of the gate that the metrics do not meet."""
-    found = [] if metrics["part"] == "test" else ["predictions.part is val: scores that chose the settings admit no model, set it to test"]
+    found = (
+        []
+        if metrics["part"] == "test"
+        else ["predictions.part is val: scores that chose the settings admit no model, set it to test"]
+    )
     for name, least in gate.scores.items():
         score = look_up(metrics["tuned"], name, "scores")
         if score < least:
@@ -114,13 +118,17 @@ def export(config: dict, out: Path) -> None:
 
 
 def put_files(base: Path, tokenizer: Path, folder: Path, decoding: Decoding) -> None:
-    """Give the exported model in `folder` the proven tokenizer and template, the scored decoding, and the base's own configuration.
+    """Give the export in `folder` the proven tokenizer and template, the scored decoding, and the base's own configuration.
 
     LLaMA-Factory exports the base's template, not the one that it trained with (LF#9392), the base's sampling, and files
     that transformers 5 alone reads.
     """
     for written in folder.iterdir():
-        if written.suffix in (".json", ".jinja", ".txt", ".model") and ".safetensors" not in written.name and written.name != "config.json":
+        if (
+            written.suffix in (".json", ".jinja", ".txt", ".model")
+            and ".safetensors" not in written.name
+            and written.name != "config.json"
+        ):
             remove(written)
     for name in TOKENIZER:
         shutil.copyfile(tokenizer / name, folder / name)
@@ -137,7 +145,9 @@ def differences(before: list[dict], after: list[dict]) -> np.ndarray:
     for old, new in zip(before, after, strict=True):
         for part in ("prompt", "answer"):
             if old[part] != new[part]:
-                raise CommandError(f"parity: sample {old['id']}: the merged model reads the {part} as other token ids than the adapter did")
+                raise CommandError(
+                    f"parity: sample {old['id']}: the merged model reads the {part} as other token ids than the adapter did"
+                )
     pairs = [(o["logprobs"], n["logprobs"]) for o, n in zip(before, after, strict=True)]
     return np.concatenate([np.abs(np.subtract(old, new)) for old, new in pairs])
 
@@ -162,9 +172,9 @@ def parity(folder: Path, predictions: Path, params: Params, base: Path) -> dict:
     found = {"answers": len(before), "tokens": moved.size, "mean": float(moved.mean()), "max": float(moved.max())}
     if found["mean"] > tolerance:
         raise CommandError(
-            f"parity: log-probabilities moved by {found['mean']:.4f} nats a token by the merge, {coarsest} allows {tolerance:g}: "
-            f"after a few steps an adapter changes weights by less than {coarsest} can hold: train longer, or set merged.tolerance; "
-            "else models/adapter is not the one that answered: dvc repro --force predictions"
+            f"parity: log-probabilities moved by {found['mean']:.4f} nats a token by the merge, {coarsest} allows "
+            f"{tolerance:g}: after a few steps an adapter changes weights by less than {coarsest} can hold: train longer, or "
+            "set merged.tolerance; else models/adapter is not the one that answered: dvc repro --force predictions"
         )
     return {name: round(value, 5) for name, value in found.items()} | {"tolerance": tolerance, "dtype": coarsest}
 
@@ -192,16 +202,23 @@ def main() -> None:
     base = open_base(record, paths.tokenizer)
     dtype = server.compute_dtype(params.predictions.dtype, server.stored_dtype(base), "predictions.dtype")
     need_room(record, base, dtype, "merged")
-    need_space(Path("."), 3 * sum(file["bytes"] for file in record["files"].values()), "the merged model and its copy in DVC's cache")
+    need_space(
+        Path("."), 3 * sum(file["bytes"] for file in record["files"].values()), "the merged model and its copy in DVC's cache"
+    )
     template = yaml.safe_load(paths.template.read_text(encoding="utf-8"))
     with atomic_path(paths.out) as folder:
         export(export_config(template, params, base, paths.adapter, folder), folder)
         put_files(base, paths.tokenizer, folder, params.decoding)
         found = parity(folder, paths.predictions, params, base)
         write_json(folder / "parity.json", found)
-        (folder / "README.md").write_text(card(paths.card, base=record, metrics=metrics, params=params, parity=found), encoding="utf-8")
+        (folder / "README.md").write_text(
+            card(paths.card, base=record, metrics=metrics, params=params, parity=found), encoding="utf-8"
+        )
         params.ensure_unchanged()
-    print(f"merged: gate passed, log-probabilities moved by {found['mean']:.4f} nats a token ({found['tolerance']:g} allowed) -> {paths.out}")
+    print(
+        f"merged: gate passed, log-probabilities moved by {found['mean']:.4f} nats a token "
+        f"({found['tolerance']:g} allowed) -> {paths.out}"
+    )
 
 
 if __name__ == "__main__":

@@ -33,14 +33,20 @@ def show(found: dict) -> str:
         row = "".join(f"{found[column][name]:10.2f}" for column in ("base", "tuned", "gain"))
         lines.append(f"{name:12}{row}   [{gain['low']:+.2f}, {gain['high']:+.2f}]")
     lines += [f"{name:12}{found['base'][name]:10.1f}{found['tuned'][name]:10.1f}   % of answers" for name in RATES]
-    for name, what in (("distinct-1", "% of words"), ("distinct-2", "% of word pairs"), ("length-ratio", "% of the references' length")):
+    for name, what in (
+        ("distinct-1", "% of words"),
+        ("distinct-2", "% of word pairs"),
+        ("length-ratio", "% of the references' length"),
+    ):
         lines.append(f"{name:12}{found['base'][name]:10.1f}{found['tuned'][name]:10.1f}   {what}")
     training = found["training"]
-    return "\n".join([
-        *lines,
-        f"{found['samples']} samples of the {found['part']} part, percent; BLEU-4 and ROUGE as LLaMA-Factory defines them",
-        f"training {training['verdict']}: {training['reason']}",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            *lines,
+            f"{found['samples']} samples of the {found['part']} part, percent; BLEU-4 and ROUGE as LLaMA-Factory defines them",
+            f"training {training['verdict']}: {training['reason']}",
+        ]
+    )
 
 
 def main() -> None:
@@ -56,11 +62,18 @@ def main() -> None:
         found[model] |= diversity(rows[model])
     found |= {"part": params.predictions.part, "training": read_json(paths.training)}
     params.ensure_unchanged()
-    write_csv(paths.answers, ["id", "model", *names, *RATES], (
-        [row["id"], model, *(round(value, 4) for value in line[: len(names)]), *map(int, line[len(names) :])]
-        for model in MODELS for row, line in zip(rows[model], values[model].tolist(), strict=True)
-    ))  # fmt: skip
-    write_csv(paths.plots, ["metric", "model", "score"], ([name, model, found[model][name]] for name in names for model in MODELS))
+    write_csv(
+        paths.answers,
+        ["id", "model", *names, *RATES],
+        (
+            [row["id"], model, *(round(value, 4) for value in line[: len(names)]), *map(int, line[len(names) :])]
+            for model in MODELS
+            for row, line in zip(rows[model], values[model].tolist(), strict=True)
+        ),
+    )
+    write_csv(
+        paths.plots, ["metric", "model", "score"], ([name, model, found[model][name]] for name in names for model in MODELS)
+    )
     write_json(paths.out, found)
     print(show(found))
 

@@ -1,4 +1,4 @@
-"""predictions: answers of the base and the tuned model to the test part (or, while settings are chosen, to val), by the server that users will meet.
+"""predictions: answers of base and tuned model to the test part (or val, to choose settings), by the server that users meet.
 
 Usage: stages/run predictions --base models/base.json --adapter models/adapter --split data/split \
            --tokenizer models/tokenizer --out data/predictions

@@ -107,7 +107,9 @@ def report(rows: list[dict], sides: np.ndarray, labels: np.ndarray, draws: np.nd
     shares = np.bincount(sides, minlength=len(SIDES)) / total
     ratios = np.array([getattr(split.ratios, name) for name in SIDES])
     chance = 1.96 * np.sqrt(ratios * (1 - ratios) * (sizes**2).sum()) / total
-    parts = {name: [row for row, side in zip(rows, sides.tolist(), strict=True) if side == place] for place, name in enumerate(SIDES)}
+    parts = {
+        name: [row for row, side in zip(rows, sides.tolist(), strict=True) if side == place] for place, name in enumerate(SIDES)
+    }
     whole_texts = {name: ["\n".join(map(plain, texts_of(row))) for row in part] for name, part in parts.items()}
 
     def by_side(values: np.ndarray) -> dict[str, float]:
@@ -163,7 +165,9 @@ def main() -> None:
     found = report(rows, sides, labels, draws, split) | {"overlap": overlap}
     for name in SIDES:
         if not found["rows"][name]:
-            raise CommandError(f"split.ratios.{name}: no dialogue of {len(rows)} falls into it: give more data or a larger share")
+            raise CommandError(
+                f"split.ratios.{name}: no dialogue of {len(rows)} falls into it: give more data or a larger share"
+            )
     with atomic_path(paths.out) as folder:
         folder.mkdir()
         write_split(lines, sides, folder)

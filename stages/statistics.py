@@ -55,8 +55,10 @@ def must_be_read(rows: list[dict], tokenizer: PreTrainedTokenizerBase, usual: fl
     tokens = tokenizer(said, add_special_tokens=False)["input_ids"] if said else []
     rates = [len(ids) / len(text) for ids, text in zip(tokens, said, strict=True)]
     if rates and (median := float(np.median(rates))) < LEAST * usual:
-        raise CommandError(f"statistics: the median dialogue has {median:.3f} tokens a character, this tokenizer gives Chinese {usual:.3f}: "
-             "the base does not read this data: look at data/converted, or run 'make base-check'")  # fmt: skip
+        raise CommandError(
+            f"statistics: the median dialogue has {median:.3f} tokens a character, this tokenizer gives Chinese {usual:.3f}: "
+            "the base does not read this data: look at data/converted, or run 'make base-check'"
+        )
 
 
 def cutoffs(lengths: np.ndarray, present: int) -> pd.DataFrame:
@@ -89,7 +91,7 @@ def histogram(texts: dict[str, list[int]]) -> pd.DataFrame:
 
 
 def topics(rows: list[dict]) -> pd.DataFrame:
-    """Return the commonest departments, or where the data names none the commonest keywords (jieba's TF-IDF) of first questions."""
+    """Return the commonest departments or, where none is named, the commonest keywords (jieba's TF-IDF) of first questions."""
     import jieba.analyse
 
     named = Counter(row["department"] for row in rows if row.get("department"))
@@ -130,7 +132,11 @@ def main() -> None:
         "questions": len(questions),
         "characters": {"question": percentiles(questions), "answer": percentiles(answers)},
         "tokens": {"dialogue": percentiles(lengths), "per_character": round(float(lengths.sum() / characters.total()), 4)},
-        "vocabulary": {"characters": len(characters), "words": len(words), "tokens": len({token for ids in tokens for token in ids})},
+        "vocabulary": {
+            "characters": len(characters),
+            "words": len(words),
+            "tokens": len({token for ids in tokens for token in ids}),
+        },
         "cutoff_len": json.loads(cut.set_index("cutoff_len").to_json(orient="index")),
     }
     with atomic_path(paths.out) as folder:
@@ -142,8 +148,10 @@ def main() -> None:
         histogram({"questions": questions, "answers": answers}).to_csv(folder / "characters.csv", index=False)
         params.ensure_unchanged()
     present = cut.set_index("cutoff_len").loc[adapter.cutoff_len]
-    print(f"statistics: {found['dialogues']} dialogues, median {found['tokens']['dialogue']['p50']} tokens; "
-          f"cutoff_len {adapter.cutoff_len} cuts {present['cut']:.1%} of them and {present['lost']:.1%} of the tokens -> {paths.out}")  # fmt: skip
+    print(
+        f"statistics: {found['dialogues']} dialogues, median {found['tokens']['dialogue']['p50']} tokens; cutoff_len "
+        f"{adapter.cutoff_len} cuts {present['cut']:.1%} of them and {present['lost']:.1%} of the tokens -> {paths.out}"
+    )
 
 
 if __name__ == "__main__":

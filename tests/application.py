@@ -57,7 +57,12 @@ def model_server(folder: Path, port: int, pace: float = 200) -> Iterator[str]:
 def application(folder: Path, upstream: str, changes: dict | None = None, **environment: str) -> Iterator[str]:
     """Yield the URL of the application in `folder`, with parameters of its own."""
     port = free_port()
-    values = {"app.port": port, "app.upstream": upstream, "app.database": f"sqlite:///{folder}/conversations.db", "app.requests_per_minute": 10_000}
+    values = {
+        "app.port": port,
+        "app.upstream": upstream,
+        "app.database": f"sqlite:///{folder}/conversations.db",
+        "app.requests_per_minute": 10_000,
+    }
     folder.mkdir(parents=True, exist_ok=True)
     YAML().dump(overlay(default_params(), values | (changes or {})), folder / "params.yaml")
     with process(["-m", "app.main"], f"http://127.0.0.1:{port}/healthz", folder, "app", **environment):

@@ -180,9 +180,13 @@ def nested(old: dict) -> dict:
     outside = ("architectures", "torch_dtype", "transformers_version", "rope_scaling")
     text = {key: value for key, value in old.items() if key not in outside}
     return {
-        "architectures": ["Qwen3_5ForConditionalGeneration"], "model_type": "qwen3_5", "image_token_id": 151655,
+        "architectures": ["Qwen3_5ForConditionalGeneration"],
+        "model_type": "qwen3_5",
+        "image_token_id": 151655,
         "text_config": text | linear | {"model_type": "qwen3_5_text"},
-        "tie_word_embeddings": old["tie_word_embeddings"], "transformers_version": "4.57.0.dev0", "video_token_id": 151656,
+        "tie_word_embeddings": old["tie_word_embeddings"],
+        "transformers_version": "4.57.0.dev0",
+        "video_token_id": 151656,
         "vision_config": {"depth": 1, "hidden_size": 64, "model_type": "qwen3_5", "out_hidden_size": 64, "patch_size": 16},
     }
 
@@ -236,36 +240,68 @@ GPTQ = {"bits": 4, "damp_percent": 0.01, "desc_act": False, "group_size": 32, "q
 AWQ = {"bits": 4, "group_size": 32, "quant_method": "awq", "version": "gemm", "zero_point": True}
 FP8 = {"activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8", "weight_block_size": [128, 128]}
 NF4 = {
-    "_load_in_4bit": True, "bnb_4bit_compute_dtype": "bfloat16", "bnb_4bit_quant_type": "nf4", "load_in_4bit": True,
+    "_load_in_4bit": True,
+    "bnb_4bit_compute_dtype": "bfloat16",
+    "bnb_4bit_quant_type": "nf4",
+    "load_in_4bit": True,
     "quant_method": "bitsandbytes",
 }
 INT4 = {"group_size": 32, "num_bits": 4, "strategy": "group", "symmetric": True, "type": "int"}
 PACKED = {
-    "config_groups": {"group_0": {"targets": ["Linear"], "weights": INT4}}, "format": "pack-quantized", "ignore": ["lm_head"],
-    "quant_method": "compressed-tensors", "quantization_status": "compressed",
+    "config_groups": {"group_0": {"targets": ["Linear"], "weights": INT4}},
+    "format": "pack-quantized",
+    "ignore": ["lm_head"],
+    "quant_method": "compressed-tensors",
+    "quantization_status": "compressed",
 }
 CHATGLM = {
-    "architectures": ["ChatGLMModel"], "model_type": "chatglm", "torch_dtype": "bfloat16", "transformers_version": "4.40.2",
+    "architectures": ["ChatGLMModel"],
+    "model_type": "chatglm",
+    "torch_dtype": "bfloat16",
+    "transformers_version": "4.40.2",
     "auto_map": {
         "AutoConfig": "configuration_chatglm.ChatGLMConfig",
         "AutoModelForCausalLM": "modeling_chatglm.ChatGLMForConditionalGeneration",
     },
-    "ffn_hidden_size": 128, "hidden_size": 64, "kv_channels": 32, "multi_query_group_num": 1, "num_attention_heads": 2,
-    "num_layers": 2, "padded_vocab_size": 151936,
+    "ffn_hidden_size": 128,
+    "hidden_size": 64,
+    "kv_channels": 32,
+    "multi_query_group_num": 1,
+    "num_attention_heads": 2,
+    "num_layers": 2,
+    "padded_vocab_size": 151936,
 }
 SEEING = {
-    "architectures": ["Qwen2VLForConditionalGeneration"], "model_type": "qwen2_vl", "image_token_id": 151655,
-    "rope_scaling": {"mrope_section": [4, 6, 6], "type": "mrope"}, "video_token_id": 151656, "vision_end_token_id": 151653,
+    "architectures": ["Qwen2VLForConditionalGeneration"],
+    "model_type": "qwen2_vl",
+    "image_token_id": 151655,
+    "rope_scaling": {"mrope_section": [4, 6, 6], "type": "mrope"},
+    "video_token_id": 151656,
+    "vision_end_token_id": 151653,
     "vision_config": {"depth": 1, "embed_dim": 64, "hidden_size": 64, "in_chans": 3, "num_heads": 2, "patch_size": 14},
-    "vision_start_token_id": 151652, "vision_token_id": 151654,
+    "vision_start_token_id": 151652,
+    "vision_token_id": 151654,
 }
 BERT = {
-    "architectures": ["BertForMaskedLM"], "model_type": "bert", "hidden_size": 64, "intermediate_size": 128,
-    "max_position_embeddings": 512, "num_attention_heads": 2, "num_hidden_layers": 2, "vocab_size": 151936,
+    "architectures": ["BertForMaskedLM"],
+    "model_type": "bert",
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "max_position_embeddings": 512,
+    "num_attention_heads": 2,
+    "num_hidden_layers": 2,
+    "vocab_size": 151936,
 }
 T5 = {
-    "architectures": ["T5ForConditionalGeneration"], "model_type": "t5", "is_encoder_decoder": True, "d_ff": 128, "d_kv": 32,
-    "d_model": 64, "num_heads": 2, "num_layers": 2, "vocab_size": 151936,
+    "architectures": ["T5ForConditionalGeneration"],
+    "model_type": "t5",
+    "is_encoder_decoder": True,
+    "d_ff": 128,
+    "d_kv": 32,
+    "d_model": 64,
+    "num_heads": 2,
+    "num_layers": 2,
+    "vocab_size": 151936,
 }
 OWN = {"AutoTokenizer": ["tokenization_own.OwnTokenizer", None]}
 LORA = {"base_model_name_or_path": "someone/base", "peft_type": "LORA", "r": 8, "target_modules": ["q_proj"]}

@@ -18,10 +18,20 @@ from benchmarks import bases
 from tools.all_params import Params
 from xinglin.cli import errors_as_lines
 
-hypothesis.settings.register_profile("same", derandomize=True)  # `make test` tries the same cases each time, `make soak` new ones
+hypothesis.settings.register_profile(
+    "same", derandomize=True
+)  # `make test` tries the same cases each time, `make soak` new ones
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 CHROMIUM = Path("/usr/bin/chromium")
-QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+QUIET = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 ROOT = Path(__file__).parent.parent
 TOYHOM = ROOT.parent / "shared" / "data" / "toyhom_internal_medicine.huatuo.jsonl"
 
@@ -78,12 +88,19 @@ class Project:
     def __init__(self, folder: Path) -> None:
         self.folder = copy_project(folder)
 
-    def run(self, *command: str, expect: int | None = 0, timeout: float = 1500, **environment: str) -> subprocess.CompletedProcess:
+    def run(
+        self, *command: str, expect: int | None = 0, timeout: float = 1500, **environment: str
+    ) -> subprocess.CompletedProcess:
         """Run a command in the copy; its status must be `expect` (None: any)."""
         done = subprocess.run(
-            command, cwd=self.folder, env=self.environment | environment, text=True, timeout=timeout,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+            command,
+            cwd=self.folder,
+            env=self.environment | environment,
+            text=True,
+            timeout=timeout,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
         assert expect is None or done.returncode == expect, done.stdout[-6000:]
         return done
 
@@ -96,9 +113,11 @@ class Project:
     @property
     def environment(self) -> dict[str, str]:
         return {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "GIT_"))} | {
-            "GIT_AUTHOR_NAME": "test", "GIT_AUTHOR_EMAIL": "test@localhost",
-            "GIT_COMMITTER_NAME": "test", "GIT_COMMITTER_EMAIL": "test@localhost",
-        }  # fmt: skip
+            "GIT_AUTHOR_NAME": "test",
+            "GIT_AUTHOR_EMAIL": "test@localhost",
+            "GIT_COMMITTER_NAME": "test",
+            "GIT_COMMITTER_EMAIL": "test@localhost",
+        }
 
     def set(self, changes: dict) -> None:
         """Change params.yaml as a user would, the rest of the file left alone."""
@@ -160,7 +179,9 @@ def stage_process() -> Callable[..., SimpleNamespace]:
     def call(name: str, environment: dict[str, str], **paths: str | Path) -> SimpleNamespace:
         words = [word for key, value in paths.items() for word in (f"--{key}", str(value))]
         environment = os.environ | {"PYTHONPATH": str(ROOT)} | environment
-        done = subprocess.run([sys.executable, "-m", module_of(name), *words], env=environment, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(
+            [sys.executable, "-m", module_of(name), *words], env=environment, capture_output=True, text=True, timeout=300
+        )
         return SimpleNamespace(status=done.returncode, error=(done.stderr.strip().splitlines() or [""])[-1], err=done.stderr)
 
     return call
@@ -193,7 +214,9 @@ def hub_folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[
     folder = tmp_path_factory.mktemp("hub")
 
     def folders(*names: str) -> list[Path]:
-        return [folder / name if (folder / name).is_dir() else bases.make(name, bases.VOCABULARIES, folder / name) for name in names]
+        return [
+            folder / name if (folder / name).is_dir() else bases.make(name, bases.VOCABULARIES, folder / name) for name in names
+        ]
 
     return folders
 

@@ -33,7 +33,9 @@ def application(pace: float) -> web.Application:
         STATE["keys"].append(request.headers.get("Authorization"))
         asked = body["messages"][-1]["content"]
         if "TOOLONG" in asked:
-            return web.json_response({"error": {"message": "This model's maximum context length is 64 tokens", "secret": "/opt/vllm/x"}}, status=400)
+            return web.json_response(
+                {"error": {"message": "This model's maximum context length is 64 tokens", "secret": "/opt/vllm/x"}}, status=400
+            )
         if "CRASH" in asked:
             return web.json_response({"error": {"message": "CUDA error at /opt/vllm/worker.py"}}, status=500)
         text = answer_to(body["messages"])[: 4 * body.get("max_tokens", 10**6)]
@@ -62,7 +64,9 @@ def application(pace: float) -> web.Application:
                 await asyncio.sleep(1 / pace)
             await reply.write(event(head | {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}))
             if (body.get("stream_options") or {}).get("include_usage"):
-                await reply.write(event(head | {"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 14}}))
+                await reply.write(
+                    event(head | {"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 14}})
+                )
             await reply.write(b"data: [DONE]\n\n")
             STATE["finished"] += 1
         except (ConnectionError, asyncio.CancelledError):

@@ -27,4 +27,4 @@ def render_ollama(template: str, turns: list[tuple[str, str]]) -> str:
 
 
 def condition(action: str) -> str:
-    return "system" if action == ".System" else f'm.role == {action.removeprefix("eq .Role ")}'
+    return "system" if action == ".System" else f"m.role == {action.removeprefix('eq .Role ')}"

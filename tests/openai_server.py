@@ -10,7 +10,10 @@ from xinglin.serving import answers
 
 ASKED = [{"id": str(i), "messages": [{"role": "user", "content": f"问{i}"}], "reference": "答"} for i in range(6)]
 keys: list[str | None] = []  # that came with each request to openai_server
-REPLY = {"choices": [{"message": {"content": "多喝水"}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 9, "completion_tokens": 4}}
+REPLY = {
+    "choices": [{"message": {"content": "多喝水"}, "finish_reason": "stop"}],
+    "usage": {"prompt_tokens": 9, "completion_tokens": 4},
+}
 
 
 @contextmanager

@@ -15,11 +15,18 @@ from tests.conftest import ROOT, default_params, overlay
 from xinglin.scoring.scores import RATES
 
 NEEDED = (
-    "Makefile", *(f"tools/{name}.py" for name in ("changes", "diff", "experiments", "revisions")),
-    *(f"xinglin/{name}.py" for name in ("cli", "files", "params", "processes", "scoring/intervals", "scoring/scores", "scoring/settings")),
-)  # fmt: skip
+    "Makefile",
+    *(f"tools/{name}.py" for name in ("changes", "diff", "experiments", "revisions")),
+    *(
+        f"xinglin/{name}.py"
+        for name in ("cli", "files", "params", "processes", "scoring/intervals", "scoring/scores", "scoring/settings")
+    ),
+)
 GRAPH = {"stages": {name: {"cmd": "true", "outs": [f"data/{name}"]} for name in ("split", "predictions")}}
-HOSTILE = "痛 @everyone <script>alert(1)</script></details>\n\n| a | b |\n\n# 大字 ```\n<img src=x onerror=alert(1)> [这里](http://evil) \u202e" + "长" * 300
+HOSTILE = (
+    "痛 @everyone <script>alert(1)</script></details>\n\n| a | b |\n\n# 大字 ```\n<img src=x "
+    "onerror=alert(1)> [这里](http://evil) \u202e" + "长" * 300
+)
 
 
 def run(folder: Path, *command: str, expect: int | None = 0, **environment: str) -> subprocess.CompletedProcess:
@@ -57,19 +64,25 @@ def metrics_json(answers: str, part: str = "test", **training) -> str:
         mine = [row for row in rows if row["model"] == model]
         found[model] = {
             name: round(float(np.mean([float(row[name]) for row in mine])) * (100 if name in RATES else 1), 4)
-            for name in rows[0] if name not in ("id", "model")
-        }  # fmt: skip
+            for name in rows[0]
+            if name not in ("id", "model")
+        }
     return json.dumps(found)
 
 
 def predictions(keys: list[str], word: str) -> str:
     question = [{"role": "user", "content": HOSTILE}]
-    return lines([{"id": key, "messages": question, "reference": HOSTILE, "prediction": f"{word} {key} {HOSTILE}"} for key in keys])
+    return lines(
+        [{"id": key, "messages": question, "reference": HOSTILE, "prediction": f"{word} {key} {HOSTILE}"} for key in keys]
+    )
 
 
 def split_rows(train: range, val: range, test: range) -> dict[str, str]:
     parts = {"train": train, "val": val, "test": test}
-    return {f"data/split/{part}.jsonl": lines([{"instruction": f"问题{i}", "output": "答"} for i in which]) for part, which in parts.items()}
+    return {
+        f"data/split/{part}.jsonl": lines([{"instruction": f"问题{i}", "output": "答"} for i in which])
+        for part, which in parts.items()
+    }
 
 
 BEFORE = {f"q{i:02}": 12 + i % 7 for i in range(40)}
@@ -110,7 +123,7 @@ def commit(folder: Path, files: dict[str, str], changes: dict | None = None) -> 
 
 
 def make_server(place: Path) -> None:
-    """Put into `place` origin.git with the two branches, author, the checkout that made them, and store, the DVC remote of both."""
+    """Put into `place` origin.git with the two branches, author, the checkout that made them, and store, their DVC remote."""
     author = place / "author"
     run(place, "git", "init", "--quiet", "--bare", "--initial-branch=main", "origin.git")
     run(place, "git", "clone", "--quiet", "origin.git", "author")
@@ -128,5 +141,3 @@ def make_server(place: Path) -> None:
     commit(author, after_files(), {"adapter.lora_rank": 16, "converted.system": "a | `b` <i> @all", "merged.gate.gains": {}})
     run(author, "dvc", "push", "--quiet", "--all-commits")
     run(author, "git", "push", "--quiet", "origin", "rank")
-
-

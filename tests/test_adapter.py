@@ -16,12 +16,32 @@ from xinglin.training.memory import BatchPlan
 TEMPLATE = yaml.safe_load((ROOT / "templates" / "train.yaml").read_text(encoding="utf-8"))
 CUT = BatchPlan(3, 6, True, {"weights": 1e9}, 1)
 KNOBS = {
-    "template": "deepseekr1", "finetuning_type": "lora", "lora_rank": 5, "lora_alpha": 11, "lora_dropout": 0.3, "lora_target": "q_proj", "learning_rate": 0.5,
-    "num_train_epochs": 9.0, "max_steps": 7, "per_device_train_batch_size": 3, "gradient_accumulation_steps": 6, "cutoff_len": 96,
-    "lr_scheduler_type": "linear", "warmup_ratio": 0.2, "max_samples": 12, "mask_history": True, "eval_steps": 0.5,
-    "early_stopping_steps": 8, "disable_gradient_checkpointing": False, "bf16": False, "seed": 3, "neat_packing": True,
-    "quantization_bit": 4, "torch_compile": True, "enable_liger_kernel": True,
-}  # fmt: skip
+    "template": "deepseekr1",
+    "finetuning_type": "lora",
+    "lora_rank": 5,
+    "lora_alpha": 11,
+    "lora_dropout": 0.3,
+    "lora_target": "q_proj",
+    "learning_rate": 0.5,
+    "num_train_epochs": 9.0,
+    "max_steps": 7,
+    "per_device_train_batch_size": 3,
+    "gradient_accumulation_steps": 6,
+    "cutoff_len": 96,
+    "lr_scheduler_type": "linear",
+    "warmup_ratio": 0.2,
+    "max_samples": 12,
+    "mask_history": True,
+    "eval_steps": 0.5,
+    "early_stopping_steps": 8,
+    "disable_gradient_checkpointing": False,
+    "bf16": False,
+    "seed": 3,
+    "neat_packing": True,
+    "quantization_bit": 4,
+    "torch_compile": True,
+    "enable_liger_kernel": True,
+}
 
 
 def config(tmp_path, changes):
@@ -47,7 +67,11 @@ def test_every_knob_reaches_llamafactory(tmp_path, monkeypatch):
 def test_what_only_a_gpu_can_is_left_out_without_one(tmp_path, monkeypatch):
     monkeypatch.setattr(adapter, "on_gpu", lambda: False)
     found = config(tmp_path, {"enable_liger_kernel": True, "torch_compile": True, "gpus": 2})
-    assert found["enable_liger_kernel"] is found["torch_compile"] is False and found["use_cpu"] is True and found["ddp_backend"] == "gloo"
+    assert (
+        found["enable_liger_kernel"] is found["torch_compile"] is False
+        and found["use_cpu"] is True
+        and found["ddp_backend"] == "gloo"
+    )
     assert config(tmp_path, {})["ddp_backend"] is None and found["include_num_input_tokens_seen"] == "non_padding"
     assert found["accelerator_config"] == {"non_blocking": False}
 
@@ -58,7 +82,9 @@ def test_what_is_shared_out_reaches_deepspeed(tmp_path):
     for stage in (2, 3):
         chosen = params_with({"adapter.gpus": 2, "adapter.deepspeed": stage}).adapter
         (tmp_path / "train.jsonl").write_text("{}\n")
-        found = adapter.training_config(adapter.read_template(file, zero, chosen), chosen, CUT, tmp_path, tmp_path, tmp_path / "run")
+        found = adapter.training_config(
+            adapter.read_template(file, zero, chosen), chosen, CUT, tmp_path, tmp_path, tmp_path / "run"
+        )
         assert json.loads(Path(found["deepspeed"]).read_text())["zero_optimization"]["stage"] == stage
 
 
@@ -70,7 +96,13 @@ def test_a_processor_takes_deepspeed_in_float32_and_without_use_cpu(tmp_path, mo
 
 
 def test_only_the_adapter_or_only_the_tuned_model_is_kept(tmp_path):
-    for name in ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json", "optimizer.pt", "train.yaml"):
+    for name in (
+        "model-00001-of-00002.safetensors",
+        "model-00002-of-00002.safetensors",
+        "model.safetensors.index.json",
+        "optimizer.pt",
+        "train.yaml",
+    ):
         (tmp_path / name).touch()
     lora, full = (adapter.kept(tmp_path, params_with({"adapter.finetuning_type": kind}).adapter) for kind in ("lora", "full"))
     assert lora == ["adapter_config.json", "adapter_model.safetensors"]
@@ -82,7 +114,12 @@ def test_only_the_adapter_or_only_the_tuned_model_is_kept(tmp_path):
 def test_llamafactory_accepts_the_template_with_the_parameters_over_it(tmp_path):
     from llamafactory.hparams import get_train_args
 
-    cpu = {"use_cpu": True, "bf16": False, "output_dir": str(tmp_path / "out"), "model_name_or_path": str(ROOT / "models" / "tiny")}
+    cpu = {
+        "use_cpu": True,
+        "bf16": False,
+        "output_dir": str(tmp_path / "out"),
+        "model_name_or_path": str(ROOT / "models" / "tiny"),
+    }
     for known in (config(tmp_path, {}), config(tmp_path, {"finetuning_type": "full"})):
         _, data, training, finetuning, _ = get_train_args(known | cpu | {"resume_from_checkpoint": None})
         assert data.template == "qwen" and finetuning.lora_rank == 8 and training.load_best_model_at_end
@@ -146,14 +183,20 @@ def test_an_edit_during_a_training_is_told_once(workplace, capsys, tmp_path):
 
 
 def test_curves_are_written_by_kind(tmp_path):
-    history = [{"step": 5, "epoch": 0.5, "loss": 3.25}, {"step": 6, "epoch": 0.6, "eval_loss": 3.5}, {"step": 6, "epoch": 0.6, "train_loss": 3}]
+    history = [
+        {"step": 5, "epoch": 0.5, "loss": 3.25},
+        {"step": 6, "epoch": 0.6, "eval_loss": 3.5},
+        {"step": 6, "epoch": 0.6, "train_loss": 3},
+    ]
     adapter.write_curves(history, tmp_path)
     assert (tmp_path / "training.csv").read_text() == "step,epoch,loss\n5,0.5,3.25\n"
     assert (tmp_path / "validation.csv").read_text() == "step,epoch,loss\n6,0.6,3.5\n"
 
 
 def launched(tmp_path, **changes):
-    return adapter.launched(params_with({f"adapter.{name}": value for name, value in changes.items()}).adapter, tmp_path / "train.yaml")
+    return adapter.launched(
+        params_with({f"adapter.{name}": value for name, value in changes.items()}).adapter, tmp_path / "train.yaml"
+    )
 
 
 def test_one_device_is_llamafactory_alone_several_go_through_torchrun(tmp_path, monkeypatch, capsys):
@@ -167,7 +210,12 @@ def test_one_device_is_llamafactory_alone_several_go_through_torchrun(tmp_path, 
     monkeypatch.setenv("NODE_RANK", "1")
     monkeypatch.setenv("MASTER_ADDR", "10.0.0.1")
     line, _ = launched(tmp_path, gpus=4, nodes=2)
-    assert [line[line.index(f"--{name}") + 1] for name in ("nnodes", "nproc-per-node", "node-rank", "master-addr")] == ["2", "4", "1", "10.0.0.1"]
+    assert [line[line.index(f"--{name}") + 1] for name in ("nnodes", "nproc-per-node", "node-rank", "master-addr")] == [
+        "2",
+        "4",
+        "1",
+        "10.0.0.1",
+    ]
 
 
 def test_sets_have_one_order_in_every_training_so_that_the_same_adapter_has_the_same_bytes(tmp_path):
@@ -194,20 +242,37 @@ def test_too_little_memory_is_said_before_training_with_what_would_fit(workplace
     (folder / "base.json").write_text(json.dumps({"model": "Qwen2.5-7B", "path": str(folder / "base"), "files": {}}))
     monkeypatch.setattr(adapter, "memory", lambda gpus: (16e9, "the GPU"))
     done = stage("adapter", base="base.json", split="s", template="t", zero="z", tokenizer=tiny_tokenizer, out="o", plots="p")
-    assert done.status == 1 and "error: adapter: Qwen2.5-7B needs at the least 1 at once" in done.error and "the GPU has 16.0, of which 92% can be used" in done.error
+    assert (
+        done.status == 1
+        and "error: adapter: Qwen2.5-7B needs at the least 1 at once" in done.error
+        and "the GPU has 16.0, of which 92% can be used" in done.error
+    )
     assert "adapter.quantization_bit: 4" in done.error and done.error.strip().endswith("it would fit")
 
 
 def test_the_cut_is_told_with_the_faster_one(tmp_path, monkeypatch, capsys):
     (tmp_path / "config.json").write_text(json.dumps(SHAPES["1.5B"]))
-    chosen = params_with({"adapter.batch": "auto", "adapter.per_device_train_batch_size": 8, "adapter.gradient_accumulation_steps": 1, "adapter.neat_packing": True,
-                          "adapter.cutoff_len": 2048, "adapter.disable_gradient_checkpointing": "auto", "adapter.bf16": True}).adapter  # fmt: skip
+    chosen = params_with(
+        {
+            "adapter.batch": "auto",
+            "adapter.per_device_train_batch_size": 8,
+            "adapter.gradient_accumulation_steps": 1,
+            "adapter.neat_packing": True,
+            "adapter.cutoff_len": 2048,
+            "adapter.disable_gradient_checkpointing": "auto",
+            "adapter.bf16": True,
+        }
+    ).adapter
     monkeypatch.setattr(adapter, "memory", lambda gpus: (12e9, "the GPU"))
     monkeypatch.setattr(adapter, "with_liger", lambda adapter: True)
     adapter.cut_step({"model": "m"}, tmp_path, chosen)
     cut, faster = capsys.readouterr().out.splitlines()
-    assert cut.startswith("adapter: packs of 2048 tokens, 8 at once, 1 times a step, activations computed again: ") and cut.endswith(" of 12.0 in the GPU")
-    assert faster.startswith("adapter: faster, but too large for it: 8 at once, 1 times a step, activations kept: 44.5 GB (weights 3.1, ")
+    assert cut.startswith(
+        "adapter: packs of 2048 tokens, 8 at once, 1 times a step, activations computed again: "
+    ) and cut.endswith(" of 12.0 in the GPU")
+    assert faster.startswith(
+        "adapter: faster, but too large for it: 8 at once, 1 times a step, activations kept: 44.5 GB (weights 3.1, "
+    )
 
 
 def test_several_machines_look_for_no_checkpoint_that_only_one_of_them_would_have(tmp_path):
@@ -223,18 +288,26 @@ def test_memory_that_others_hold_stops_the_stage_before_training(workplace, stag
     Path("split/train.jsonl").write_text("{}\n")
     monkeypatch.setattr(adapter, "cards", lambda which: [80_000_000_000, 500_000_000, 1])
     template, zero = ROOT / "templates" / "train.yaml", ROOT / "templates" / "zero"
-    done = stage("adapter", base="base.json", split="split", template=template, zero=zero, tokenizer=tiny_tokenizer, out="o", plots="p")
+    done = stage(
+        "adapter", base="base.json", split="split", template=template, zero=zero, tokenizer=tiny_tokenizer, out="o", plots="p"
+    )
     assert done.status == 1 and "error: adapter: the GPU has 0.5 GB free" in done.error
 
 
-def test_too_little_disk_for_the_checkpoints_of_every_weight_is_said_before_training(workplace, stage, monkeypatch, tiny_tokenizer):
+def test_too_little_disk_for_the_checkpoints_of_every_weight_is_said_before_training(
+    workplace, stage, monkeypatch, tiny_tokenizer
+):
     workplace({"adapter.finetuning_type": "full"})
     Path("base.json").write_text(json.dumps({"model": "tiny", "path": str(ROOT / "models" / "tiny"), "files": {}}))
     Path("split").mkdir()
     monkeypatch.setattr("xinglin.files.shutil.disk_usage", lambda path: SimpleNamespace(free=7e8))
     template, zero = ROOT / "templates" / "train.yaml", ROOT / "templates" / "zero"
-    done = stage("adapter", base="base.json", split="split", template=template, zero=zero, tokenizer=tiny_tokenizer, out="o", plots="p")
-    assert done.status == 1 and "training every weight, checkpoints and all, needs 0.8 GB of disk, 0.7 GB are free" in done.error
+    done = stage(
+        "adapter", base="base.json", split="split", template=template, zero=zero, tokenizer=tiny_tokenizer, out="o", plots="p"
+    )
+    assert (
+        done.status == 1 and "training every weight, checkpoints and all, needs 0.8 GB of disk, 0.7 GB are free" in done.error
+    )
 
 
 def test_a_step_that_the_devices_cannot_share_is_an_error(workplace, stage, tiny_tokenizer):

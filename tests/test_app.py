@@ -75,7 +75,11 @@ def test_the_official_client_asks_streams_and_lists(client):
 
 
 def test_later_turns_carry_the_earlier_ones(client, model):
-    turns = [*HELLO, {"role": "assistant", "content": "多久了？"}, {"role": "user", "content": [{"type": "text", "text": "三天"}]}]
+    turns = [
+        *HELLO,
+        {"role": "assistant", "content": "多久了？"},
+        {"role": "user", "content": [{"type": "text", "text": "三天"}]},
+    ]
     done = client.chat.completions.create(model="xinglin", messages=[{"role": "system", "content": "简短"}, *turns])
     assert "三天" in done.choices[0].message.content
     assert [m["content"] for m in state(model)["seen"][-1]["messages"]] == ["简短", "咳嗽怎么办", "多久了？", "三天"]
@@ -131,30 +135,46 @@ def test_what_a_tokenizer_would_take_for_a_special_token_reaches_the_model_as_te
 
 MANY = [{"role": ("user", "assistant")[i % 2], "content": "话"} for i in range(1001)]
 WRONG = {
-    "empty body": (b"", 400, "invalid_value"), "not json": (b"{", 400, "invalid_json"), "not utf-8": (b'{"model": "\xff\xfe"}', 400, None),
-    "an array": (b"[]", 400, None), "null": (b"null", 400, None), "deep": (b"[" * 20000, 400, None),
-    "no messages": ({"messages": []}, 400, "invalid_value"), "empty text": ({"messages": [{"role": "user", "content": " \n"}]}, 400, "empty_message"),
+    "empty body": (b"", 400, "invalid_value"),
+    "not json": (b"{", 400, "invalid_json"),
+    "not utf-8": (b'{"model": "\xff\xfe"}', 400, None),
+    "an array": (b"[]", 400, None),
+    "null": (b"null", 400, None),
+    "deep": (b"[" * 20000, 400, None),
+    "no messages": ({"messages": []}, 400, "invalid_value"),
+    "empty text": ({"messages": [{"role": "user", "content": " \n"}]}, 400, "empty_message"),
     "answer last": ({"messages": [*HELLO, {"role": "assistant", "content": "好"}]}, 400, "invalid_role_order"),
-    "two questions": ({"messages": HELLO * 2}, 400, "invalid_role_order"), "system in the middle": ({"messages": [*HELLO, {"role": "system", "content": "x"}, *HELLO]}, 400, "invalid_role_order"),
+    "two questions": ({"messages": HELLO * 2}, 400, "invalid_role_order"),
+    "system in the middle": ({"messages": [*HELLO, {"role": "system", "content": "x"}, *HELLO]}, 400, "invalid_role_order"),
     "system alone": ({"messages": [{"role": "system", "content": "x"}]}, 400, "invalid_role_order"),
     "unknown role": ({"messages": [{"role": "tool", "content": "x"}]}, 400, "invalid_value"),
-    "a thousand turns": ({"messages": MANY}, 400, "too_many_messages"), "a long text": ({"messages": [{"role": "user", "content": "长" * 4001}]}, 400, "message_too_long"),
+    "a thousand turns": ({"messages": MANY}, 400, "too_many_messages"),
+    "a long text": ({"messages": [{"role": "user", "content": "长" * 4001}]}, 400, "message_too_long"),
     "damaged text": ({"messages": [{"role": "user", "content": "咳\ufffd嗽"}]}, 400, "invalid_text"),
     "lone surrogate": (b'{"model": "xinglin", "messages": [{"role": "user", "content": "\\ud800"}]}', 400, None),
-    "unknown model": ({"model": "' OR 1=1 --"}, 404, "model_not_found"), "html as model": ({"model": "<script>"}, 404, "model_not_found"),
-    "too many tokens": ({"max_tokens": 100_000}, 400, "max_tokens_too_large"), "no tokens": ({"max_tokens": 0}, 400, "invalid_value"),
-    "hot": ({"temperature": 9}, 400, "invalid_value"), "nan": (b'{"model": "xinglin", "messages": [{"role": "user", "content": "x"}], "temperature": NaN}', 400, None),
-    "several choices": ({"n": 3}, 400, "invalid_value"), "tools": ({"tools": []}, 400, "invalid_value"),
-    "the server's own template": ({"chat_template": "{{ messages }}"}, 400, "invalid_value"), "an image": ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "invalid_value"),
+    "unknown model": ({"model": "' OR 1=1 --"}, 404, "model_not_found"),
+    "html as model": ({"model": "<script>"}, 404, "model_not_found"),
+    "too many tokens": ({"max_tokens": 100_000}, 400, "max_tokens_too_large"),
+    "no tokens": ({"max_tokens": 0}, 400, "invalid_value"),
+    "hot": ({"temperature": 9}, 400, "invalid_value"),
+    "nan": (b'{"model": "xinglin", "messages": [{"role": "user", "content": "x"}], "temperature": NaN}', 400, None),
+    "several choices": ({"n": 3}, 400, "invalid_value"),
+    "tools": ({"tools": []}, 400, "invalid_value"),
+    "the server's own template": ({"chat_template": "{{ messages }}"}, 400, "invalid_value"),
+    "an image": ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "invalid_value"),
     "too long for the model": ({"messages": [{"role": "user", "content": "TOOLONG"}]}, 400, "context_length_exceeded"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", WRONG)
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_wrong_request_is_an_error_that_says_why(app, name, stream):
     body, status, code = WRONG[name]
-    raw = {"content": body, "headers": {"Content-Type": "application/json"}} if isinstance(body, bytes) else {"body": body | {"stream": stream}}
+    raw = (
+        {"content": body, "headers": {"Content-Type": "application/json"}}
+        if isinstance(body, bytes)
+        else {"body": body | {"stream": stream}}
+    )
     reply = post(app, **raw)
     found = problem(reply)
     assert reply.status_code == status and found["type"] in ("invalid_request_error", "not_found_error")
@@ -179,7 +199,11 @@ def test_other_paths_and_methods_are_errors_of_the_same_shape(app):
 def test_only_this_machine_itself_needs_no_key(app):
     for headers in ({"Host": "evil.example"}, {"X-Forwarded-For": "10.0.0.9"}, {"Forwarded": "for=10.0.0.9"}):
         reply = post(app, headers=headers)
-        assert reply.status_code == 401 and problem(reply)["code"] == "missing_api_key" and reply.headers["www-authenticate"] == "Bearer"
+        assert (
+            reply.status_code == 401
+            and problem(reply)["code"] == "missing_api_key"
+            and reply.headers["www-authenticate"] == "Bearer"
+        )
     assert post(app, headers={"Host": "localhost:1"}).status_code == 200
 
 
@@ -208,9 +232,17 @@ def test_a_key_opens_until_it_expires_or_is_revoked(app, folder, monkeypatch):
 def test_too_many_requests_and_too_many_at_once_are_told_to_wait(tmp_path, model):
     with application(tmp_path, model, {"app.requests_per_minute": 4, "app.concurrent_requests": 1}) as url:
         slow = httpx.Client(timeout=30)
-        with slow.stream("POST", f"{url}/v1/chat/completions", json={"model": "xinglin", "messages": [{"role": "user", "content": "LONG"}], "stream": True}):
+        with slow.stream(
+            "POST",
+            f"{url}/v1/chat/completions",
+            json={"model": "xinglin", "messages": [{"role": "user", "content": "LONG"}], "stream": True},
+        ):
             reply = post(url)
-            assert reply.status_code == 429 and problem(reply)["code"] == "too_many_concurrent_requests" and reply.headers["retry-after"] == "1"
+            assert (
+                reply.status_code == 429
+                and problem(reply)["code"] == "too_many_concurrent_requests"
+                and reply.headers["retry-after"] == "1"
+            )
         slow.close()
         time.sleep(0.5)
         statuses = [post(url).status_code for _ in range(5)]
@@ -227,7 +259,11 @@ def test_a_server_that_is_down_is_503_and_it_comes_back_by_itself(tmp_path):
     with application(tmp_path, f"http://127.0.0.1:{port}") as url:
         for stream in (False, True):
             reply = post(url, {"stream": stream})
-            assert reply.status_code == 503 and problem(reply)["code"] == "model_unavailable" and int(reply.headers["retry-after"]) > 0
+            assert (
+                reply.status_code == 503
+                and problem(reply)["code"] == "model_unavailable"
+                and int(reply.headers["retry-after"]) > 0
+            )
         assert httpx.get(f"{url}/readyz").status_code == 503 and httpx.get(f"{url}/healthz").status_code == 200
         with model_server(tmp_path, port):
             assert post(url).status_code == 200 and httpx.get(f"{url}/readyz").status_code == 200
@@ -257,7 +293,10 @@ def test_a_client_that_goes_away_stops_the_model(app, model, stream):
     body = json.dumps({"model": "xinglin", "messages": [{"role": "user", "content": "LONG"}], "stream": stream}).encode()
     host, port = app.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as raw:
-        raw.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        raw.sendall(
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: "
+            b"%d\r\n\r\n" % len(body) + body
+        )
         time.sleep(0.5)
     end = time.monotonic() + 5
     while state(model)["cancelled"] == before and time.monotonic() < end:
@@ -283,7 +322,11 @@ def test_every_reply_has_an_id_and_the_headers_of_a_careful_server(app):
     reply = post(app, headers={"X-Request-ID": "abc-1", "Origin": "https://evil.example"})
     assert reply.headers["x-request-id"] == "abc-1"
     assert post(app, headers={"X-Request-ID": "bad id\t<script>"}).headers["x-request-id"] != "bad id\t<script>"
-    for name, value in {"x-content-type-options": "nosniff", "x-frame-options": "DENY", "referrer-policy": "no-referrer"}.items():
+    for name, value in {
+        "x-content-type-options": "nosniff",
+        "x-frame-options": "DENY",
+        "referrer-policy": "no-referrer",
+    }.items():
         assert reply.headers[name] == value
     assert "default-src 'none'" in reply.headers["content-security-policy"] and reply.headers["cache-control"] == "no-store"
     assert not [name for name in reply.headers if name.startswith("access-control-")] and "server" not in reply.headers
@@ -302,23 +345,46 @@ def test_the_log_has_a_line_a_request_and_nobodys_words(app, folder):
 
 def test_prometheus_counts_and_only_for_those_who_may(app):
     text = httpx.get(f"{app}/metrics").text
-    assert 'xinglin_requests_total{route="/v1/chat/completions",status="200"}' in text and "xinglin_first_token_seconds_bucket" in text
+    assert (
+        'xinglin_requests_total{route="/v1/chat/completions",status="200"}' in text
+        and "xinglin_first_token_seconds_bucket" in text
+    )
     assert httpx.get(f"{app}/metrics", headers={"Host": "x.example"}).status_code == 401
 
 
 def test_a_port_in_use_and_a_database_that_cannot_be_opened_are_one_line(tmp_path, model):
     with application(tmp_path / "one", model) as url:
-        again = subprocess.run([sys.executable, "-m", "app.main"], cwd=tmp_path / "one", env={"PYTHONPATH": str(Path.cwd()), "PATH": "/usr/bin:/bin"}, capture_output=True, text=True)
-        assert again.returncode == 1 and f"app.port: 127.0.0.1:{url.rsplit(':')[-1]} cannot be listened on" in again.stderr.splitlines()[-1]
-    known = {"PYTHONPATH": str(Path.cwd()), "PATH": "/usr/bin:/bin", "XINGLIN_DATABASE": "postgresql+psycopg://x:secret@127.0.0.1:1/x"}
+        again = subprocess.run(
+            [sys.executable, "-m", "app.main"],
+            cwd=tmp_path / "one",
+            env={"PYTHONPATH": str(Path.cwd()), "PATH": "/usr/bin:/bin"},
+            capture_output=True,
+            text=True,
+        )
+        assert (
+            again.returncode == 1
+            and f"app.port: 127.0.0.1:{url.rsplit(':')[-1]} cannot be listened on" in again.stderr.splitlines()[-1]
+        )
+    known = {
+        "PYTHONPATH": str(Path.cwd()),
+        "PATH": "/usr/bin:/bin",
+        "XINGLIN_DATABASE": "postgresql+psycopg://x:secret@127.0.0.1:1/x",
+    }
     down = subprocess.run([sys.executable, "-m", "app.main"], cwd=tmp_path / "one", env=known, capture_output=True, text=True)
-    assert down.returncode == 1 and "app.database: cannot be opened" in down.stderr.splitlines()[-1] and "secret" not in down.stderr
+    assert (
+        down.returncode == 1
+        and "app.database: cannot be opened" in down.stderr.splitlines()[-1]
+        and "secret" not in down.stderr
+    )
 
 
 def test_the_openapi_document_is_true(app, folder):
     """schemathesis makes requests from the document, right and wrong ones, and holds the replies against it."""
     program = Path(sys.executable).parent / "schemathesis"
-    checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,response_headers_conformance"
+    checks = (
+        "not_a_server_error,status_code_conformance,content_type_conformance,"
+        "response_schema_conformance,response_headers_conformance"
+    )
     words = [program, "run", f"{app}/openapi.json", "--checks", checks, "--max-examples", "40", "--seed", "1", "--no-color"]
     done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout[-4000:]
@@ -327,6 +393,8 @@ def test_the_openapi_document_is_true(app, folder):
 def test_a_model_is_named_by_its_hash_not_by_the_checkouts_commit(tmp_path):
     lock = tmp_path / "dvc.lock"
     assert model_version(lock) == ""
-    lock.write_text("schema: '2.0'\nstages:\n  merged:\n    outs:\n    - path: models/merged\n      md5: 0123456789abcdef.dir\n")
+    lock.write_text(
+        "schema: '2.0'\nstages:\n  merged:\n    outs:\n    - path: models/merged\n      md5: 0123456789abcdef.dir\n"
+    )
     assert model_version(lock) == "01234567"
     assert model_version(ROOT / "dvc.lock") in (ROOT / "dvc.lock").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""A base that cannot be trained, merged or served is told of before a step is trained; one that can is proven on its own tokenizer."""
+"""A base that cannot be trained, merged or served is told of before training; one that can is proven on its own tokenizer."""
 
 import shutil
 import subprocess
@@ -13,10 +13,15 @@ from xinglin.bases import check, proof, tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 GOOD = {
-    "qwen2.5": ("qwen", False), "qwen2.5-base": ("qwen", False), "qwen3": ("qwen3", True), "qwen3-2507": ("qwen3_nothink", False),
-    "deepseek-r1-qwen": ("deepseekr1", True), "deepseek-r1-0528-qwen3": ("deepseekr1", True), "llama3": ("llama3", False),
+    "qwen2.5": ("qwen", False),
+    "qwen2.5-base": ("qwen", False),
+    "qwen3": ("qwen3", True),
+    "qwen3-2507": ("qwen3_nothink", False),
+    "deepseek-r1-qwen": ("deepseekr1", True),
+    "deepseek-r1-0528-qwen3": ("deepseekr1", True),
+    "llama3": ("llama3", False),
     "deepseek-r1-llama": ("deepseekr1", True),
-}  # fmt: skip
+}
 READ_WITH_LIBRARIES = {"weights of a wrapped model", "NaN weights"}
 
 
@@ -96,9 +101,15 @@ def test_parameters_that_the_base_cannot_meet_are_told_of(hub_folders, changes, 
 
 
 def test_a_stretched_rotary_embedding_reads_more():
-    yarn = {"max_position_embeddings": 32768, "rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}}
+    yarn = {
+        "max_position_embeddings": 32768,
+        "rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768},
+    }
     assert check.reads_at_most(yarn) == 131_072
-    assert check.reads_at_most({"max_position_embeddings": 131_072, "rope_scaling": {"rope_type": "llama3", "factor": 8.0}}) == 131_072
+    assert (
+        check.reads_at_most({"max_position_embeddings": 131_072, "rope_scaling": {"rope_type": "llama3", "factor": 8.0}})
+        == 131_072
+    )
 
 
 def test_a_serving_side_that_reads_other_tokens_is_told_of(hub_folders, tmp_path, monkeypatch):
@@ -117,7 +128,9 @@ def test_a_control_token_that_a_user_could_type_is_told_of(hub_folders, tmp_path
     monkeypatch.setattr(proof, "neutralise", lambda text: text)
     (folder,) = hub_folders("qwen2.5")
     problems, _ = proof.proof(folder, wanted(), tmp_path / "tokenizer")
-    assert "templates/neutral.jinja: <|im_end|>, typed as text, is read as a control token: add it to the rule there" in problems
+    assert (
+        "templates/neutral.jinja: <|im_end|>, typed as text, is read as a control token: add it to the rule there" in problems
+    )
 
 
 def test_architectures_read_from_the_sources_are_those_that_the_libraries_know():
@@ -134,6 +147,12 @@ def test_make_base_check_says_what_is_wrong_within_ten_seconds(hub_folders, tmp_
     (folder,) = hub_folders("qwen2.5")
     broken.BROKEN["GPTQ"](copied(folder, tmp_path / "base"))
     start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-m", "tools.base_check", str(tmp_path / "base")], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "tools.base_check", str(tmp_path / "base")], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 1 and time.perf_counter() - start < 10
-    assert done.stderr.count("\n") == 1 and "the weights are quantised (gptq)" in done.stderr and str(tmp_path / "base") in done.stderr
+    assert (
+        done.stderr.count("\n") == 1
+        and "the weights are quantised (gptq)" in done.stderr
+        and str(tmp_path / "base") in done.stderr
+    )

@@ -23,9 +23,14 @@ pytestmark = [
 ]
 TEXT = "感冒了 怎么办？ I have a fever 38.5 C"
 GENERATED = {  # what each hub's generation_config.json samples with
-    "qwen2.5": (0.7, 0.8, 20, 1.1), "qwen2.5-7b": (0.7, 0.8, 20, 1.05), "qwen2.5-base": (None, None, None, None),
-    "qwen3": (0.6, 0.95, 20, None), "qwen3-2507": (0.7, 0.8, 20, None), "llama3": (0.6, 0.9, None, None),
-    "deepseek-r1-qwen": (0.6, 0.95, None, None), "deepseek-r1-0528-qwen3": (0.6, 0.95, None, None),
+    "qwen2.5": (0.7, 0.8, 20, 1.1),
+    "qwen2.5-7b": (0.7, 0.8, 20, 1.05),
+    "qwen2.5-base": (None, None, None, None),
+    "qwen3": (0.6, 0.95, 20, None),
+    "qwen3-2507": (0.7, 0.8, 20, None),
+    "llama3": (0.6, 0.9, None, None),
+    "deepseek-r1-qwen": (0.6, 0.95, None, None),
+    "deepseek-r1-0528-qwen3": (0.6, 0.95, None, None),
     "deepseek-r1-llama": (0.6, 0.95, None, None),
 }
 OPENINGS = {  # what each hub's chat template puts around a question
@@ -38,8 +43,12 @@ OPENINGS = {  # what each hub's chat template puts around a question
     "<|start_header_id|>assistant<|end_header_id|>\n\n",
 }
 PARAMETERS = {  # as the model cards count them
-    ("qwen2.5", "1.5b"): 1_543_714_304, ("qwen2.5-7b", "7b"): 7_615_616_512, ("deepseek-r1-qwen", "1.5b"): 1_777_088_000,
-    ("qwen3", "4b"): 4_022_468_096, ("qwen3", "8b"): 8_190_735_360, ("llama3", "8b"): 8_030_261_248,
+    ("qwen2.5", "1.5b"): 1_543_714_304,
+    ("qwen2.5-7b", "7b"): 7_615_616_512,
+    ("deepseek-r1-qwen", "1.5b"): 1_777_088_000,
+    ("qwen3", "4b"): 4_022_468_096,
+    ("qwen3", "8b"): 8_190_735_360,
+    ("llama3", "8b"): 8_030_261_248,
 }
 SERVED = """
 import json, sys

@@ -14,7 +14,15 @@ from xinglin.scoring.settings import Metrics
 
 
 def test_no_conversation_is_asked_twice(tmp_path):
-    rows = [{"messages": [{"role": "user", "content": "头痛"}, {"role": "assistant", "content": "多久了？"}, {"role": "user", "content": "一天"}]}]
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": "头痛"},
+                {"role": "assistant", "content": "多久了？"},
+                {"role": "user", "content": "一天"},
+            ]
+        }
+    ]
     (tmp_path / "asked.jsonl").write_text(json.dumps(rows[0]) + "\n", encoding="utf-8")
     first, second = islice(gpu_serving.questions(tmp_path / "asked.jsonl"), 2)
     assert [first[0]["content"], second[0]["content"]] == ["1、头痛", "2、头痛"]

@@ -12,7 +12,9 @@ from tests.conftest import ROOT
 from tools import bundle
 
 
-@pytest.mark.parametrize(("held", "packed"), [(["config.json", "model.safetensors"], False), (["config.json"], True), ([], True)])
+@pytest.mark.parametrize(
+    ("held", "packed"), [(["config.json", "model.safetensors"], False), (["config.json"], True), ([], True)]
+)
 def test_a_base_below_the_checkout_is_packed_unless_git_holds_every_file_of_it(tmp_path, monkeypatch, held, packed):
     checkout, out = tmp_path / "checkout", tmp_path / "out"
     base = checkout / "models" / "mine"
@@ -46,13 +48,27 @@ def test_a_bundle_is_enough_where_there_is_no_network(tmp_path):
         pytest.skip("this needs the right to make a network namespace")
 
     def run(command, folder, **environment):
-        done = subprocess.run(["sh", "-ec", command], cwd=folder, env=os.environ | environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        done = subprocess.run(
+            ["sh", "-ec", command],
+            cwd=folder,
+            env=os.environ | environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
         assert done.returncode == 0, done.stdout[-4000:]
         return done.stdout
 
     def closed(command, folder):
-        path = f"{Path(sys.base_prefix) / 'bin'}:/usr/bin:/bin"  # no uv, and below no cache of it: what is not in the bundle is not there
-        return run(f"exec unshare --net sh -ec 'ip link set lo up; {command}'", folder, PATH=path, UV_CACHE_DIR=str(tmp_path / "no-cache"), PIP_NO_CACHE_DIR="1")
+        # no uv, and below no cache of it: what is not in the bundle is not there
+        path = f"{Path(sys.base_prefix) / 'bin'}:/usr/bin:/bin"
+        return run(
+            f"exec unshare --net sh -ec 'ip link set lo up; {command}'",
+            folder,
+            PATH=path,
+            UV_CACHE_DIR=str(tmp_path / "no-cache"),
+            PIP_NO_CACHE_DIR="1",
+        )
 
     git = "git -c user.name=test -c user.email=test@localhost"
     run(f"git clone -q {ROOT} open", tmp_path)
@@ -64,6 +80,6 @@ def test_a_bundle_is_enough_where_there_is_no_network(tmp_path):
     assert "Running stage" not in closed(".venv/bin/dvc repro", tmp_path / "closed")
     assert (tmp_path / "closed" / "models" / "merged" / "model.safetensors").exists()
     closed("make .venv-export/ready OFFLINE=$PWD/../bundle", tmp_path / "closed")
-    closed("sed -i \"s/max_steps: -1/max_steps: 2/; s/max_samples: null/max_samples: 8/\" params.yaml", tmp_path / "closed")
+    closed('sed -i "s/max_steps: -1/max_steps: 2/; s/max_samples: null/max_samples: 8/" params.yaml', tmp_path / "closed")
     assert "adapter: 2 steps" in closed(".venv/bin/dvc repro adapter", tmp_path / "closed")
     assert "predictions: " in closed(".venv/bin/dvc repro --single-item predictions", tmp_path / "closed")

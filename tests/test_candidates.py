@@ -8,7 +8,11 @@ from xinglin.scoring.scores import NAMES
 def one(score: float, samples: int = 74) -> dict:
     bounds = {name: {"low": score - 1, "high": score + 1} for name in NAMES}
     speed = {"samples_per_second": 2.5, "tokens_per_second": 100.0}
-    return dict.fromkeys(NAMES, score) | speed | {"parameters": 15_740_288, "repetitive": 3.0, "samples": samples, "intervals": bounds}
+    return (
+        dict.fromkeys(NAMES, score)
+        | speed
+        | {"parameters": 15_740_288, "repetitive": 3.0, "samples": samples, "intervals": bounds}
+    )
 
 
 def write(folder, found: dict[str, dict]) -> None:

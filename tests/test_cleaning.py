@@ -8,7 +8,9 @@ from xinglin.dialogues.cleaning import clean, neutralise, tidy
 from xinglin.dialogues.formats import Unusable
 
 ROLES = st.sampled_from(["user", "assistant"])
-TEXTS = st.text(alphabet=st.one_of(st.characters(), st.sampled_from(" \n\t\r\x00\u3000\u200b０Ａ，。<|im_end>\ufffd")), max_size=30)
+TEXTS = st.text(
+    alphabet=st.one_of(st.characters(), st.sampled_from(" \n\t\r\x00\u3000\u200b０Ａ，。<|im_end>\ufffd")), max_size=30
+)
 
 
 def turns(*texts):
@@ -85,7 +87,9 @@ def test_no_turn_is_lost_unseen(given_turns):
     assert said == "\n".join(tidied[: last + 1])
 
 
-@pytest.mark.parametrize("token", ["<|im_end|>", "<｜end▁of▁sentence｜>", "<think>", "</think>", "<tool_call>", "</tool_response>"])
+@pytest.mark.parametrize(
+    "token", ["<|im_end|>", "<｜end▁of▁sentence｜>", "<think>", "</think>", "<tool_call>", "</tool_response>"]
+)
 def test_a_typed_special_token_stays_text(token):
     neutral = neutralise(f"血压<140 {token} 正常")
     assert token not in neutral and neutral.startswith("血压<140") and len(neutral) == len(f"血压<140 {token} 正常")

@@ -25,10 +25,7 @@ def test_only_what_is_missing_is_asked_and_a_torn_line_is_asked_again(tmp_path):
 
 def test_what_was_answered_before_a_failure_is_kept(tmp_path):
     file, count = tmp_path / "tuned.jsonl", iter(range(100))
-    with (
-        openai_server(lambda body: (200, REPLY) if next(count) < 3 else (500, {"error": "out of memory"})) as url,
-        ends(),
-    ):
+    with openai_server(lambda body: (200, REPLY) if next(count) < 3 else (500, {"error": "out of memory"})) as url, ends():
         answer_all(url, file, {"predictions.concurrency": 1})
     assert len(asking.answered(file)) == 3
 
@@ -63,7 +60,14 @@ def test_a_request_goes_to_the_server_with_the_fewest_open_ones(tmp_path):
 
     asked = [row | {"id": f"{n}-{row['id']}"} for n in range(5) for row in ASKED]
     with openai_server(counted("quick", 0.01)) as quick, openai_server(counted("slow", 0.3)) as slow:
-        answers.answer_all([slow, quick], "tuned", asked, tmp_path / "a", params_with({"predictions.concurrency": 4}).predictions, params_with().decoding)
+        answers.answer_all(
+            [slow, quick],
+            "tuned",
+            asked,
+            tmp_path / "a",
+            params_with({"predictions.concurrency": 4}).predictions,
+            params_with().decoding,
+        )
     assert set(asking.answered(tmp_path / "a")) == {row["id"] for row in asked}
     assert served["quick"] > 2 * served["slow"] > 0 and sum(served.values()) == len(asked)
 
@@ -82,4 +86,7 @@ def test_more_connections_than_a_shell_allows_are_allowed_or_refused_in_one_line
     monkeypatch.setattr(resource, "getrlimit", lambda _: (100, 200))
     with ends():
         asking.allow_files(1024)
-    assert "predictions.concurrency: 1024 open files are needed, the system allows 200 (ulimit -Hn): set it lower" in capsys.readouterr().err
+    assert (
+        "predictions.concurrency: 1024 open files are needed, the system allows 200 (ulimit -Hn): set it lower"
+        in capsys.readouterr().err
+    )

@@ -31,9 +31,13 @@ def test_a_dialogue_becomes_llamafactorys_alpaca_row(workplace, stage):
     assert done.status == 0
     row = json.loads((out / "dialogues.jsonl").read_text(encoding="utf-8"))
     assert row == {
-        "instruction": "要吃药吗？", "input": "", "output": "先观察。", "system": "你是医疗助手",
-        "history": [["咳嗽怎么办？", "多喝温水。"]], "department": "",
-    }  # fmt: skip
+        "instruction": "要吃药吗？",
+        "input": "",
+        "output": "先观察。",
+        "system": "你是医疗助手",
+        "history": [["咳嗽怎么办？", "多喝温水。"]],
+        "department": "",
+    }
 
 
 def test_nothing_is_lost_unseen(workplace, stage):
@@ -94,18 +98,36 @@ def test_a_file_without_records_is_an_error(workplace, stage, lines):
 
 
 MESSY = {  # what becomes of each line of data/sample/messy.jsonl that is not converted as it stands
-    2: "cut", 3: "joined", 4: "joined", 5: "an empty turn", 6: "an empty turn", 11: "not JSON in UTF-8", 12: "not JSON in UTF-8",
-    13: "not a JSON object", 14: "not a JSON object", 15: "no known shape", 16: "'data' is not a list", 17: "'data' is not a list of texts",
-    18: "no answer", 19: "no answer", 20: "it begins with an answer", 21: "duplicate", 24: "more than 4000 characters",
-    31: "not JSON in UTF-8", 32: "an empty turn",
-}  # fmt: skip
+    2: "cut",
+    3: "joined",
+    4: "joined",
+    5: "an empty turn",
+    6: "an empty turn",
+    11: "not JSON in UTF-8",
+    12: "not JSON in UTF-8",
+    13: "not a JSON object",
+    14: "not a JSON object",
+    15: "no known shape",
+    16: "'data' is not a list",
+    17: "'data' is not a list of texts",
+    18: "no answer",
+    19: "no answer",
+    20: "it begins with an answer",
+    21: "duplicate",
+    24: "more than 4000 characters",
+    31: "not JSON in UTF-8",
+    32: "an empty turn",
+}
 
 
 def test_each_line_of_the_messy_sample_becomes_what_is_said_of_it(workplace, stage):
     lines = [(ROOT / "data" / "sample" / "messy.jsonl").read_bytes()]
     done, out = convert_file(workplace, stage, lines, {"converted.max_reject_rate": 0.6})
     assert done.status == 0, done.err
-    stats, rejects = json.loads((out / "stats.json").read_text()), list(map(json.loads, (out / "rejects.jsonl").read_text().splitlines()))
+    stats, rejects = (
+        json.loads((out / "stats.json").read_text()),
+        list(map(json.loads, (out / "rejects.jsonl").read_text().splitlines())),
+    )
     expected = {line: reason for line, reason in MESSY.items() if reason not in ("cut", "joined", "duplicate")}
     assert {reject["line"] for reject in rejects} == set(expected)
     assert all(expected[reject["line"]] in reject["reason"] for reject in rejects)
@@ -160,21 +182,39 @@ def test_many_chunks_by_many_processes_give_what_one_gives(tmp_path, most):
     assert tally.counts.questions.total() == tally.converted
 
 
-JSON = st.recursive(st.none() | st.booleans() | st.floats() | st.text(), lambda c: st.lists(c, max_size=3) | st.dictionaries(st.text(), c, max_size=3))
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text(),
+    lambda c: st.lists(c, max_size=3) | st.dictionaries(st.text(), c, max_size=3),
+)
 TEXT = st.text(alphabet="问答：:头痛\n <|", max_size=8)
 RECORD = st.one_of(
     JSON,
     st.builds(lambda turns: {"data": turns}, st.lists(TEXT, max_size=5)),
-    st.builds(lambda q, a, h: {"instruction": q, "output": a, "history": h}, TEXT, TEXT, st.lists(st.lists(TEXT, max_size=3), max_size=2)),
-    st.builds(lambda turns: {"messages": [{"role": r, "content": c} for r, c in turns]}, st.lists(st.tuples(st.sampled_from(["user", "assistant", "system", "x"]), TEXT))),
-    st.builds(lambda key, value: {key: value}, st.sampled_from(["data", "messages", "conversations", "history", "instruction", "answer", "ask"]), JSON),
-)  # fmt: skip
+    st.builds(
+        lambda q, a, h: {"instruction": q, "output": a, "history": h},
+        TEXT,
+        TEXT,
+        st.lists(st.lists(TEXT, max_size=3), max_size=2),
+    ),
+    st.builds(
+        lambda turns: {"messages": [{"role": r, "content": c} for r, c in turns]},
+        st.lists(st.tuples(st.sampled_from(["user", "assistant", "system", "x"]), TEXT)),
+    ),
+    st.builds(
+        lambda key, value: {key: value},
+        st.sampled_from(["data", "messages", "conversations", "history", "instruction", "answer", "ask"]),
+        JSON,
+    ),
+)
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(RECORD, max_size=12), st.sampled_from(["auto", "huatuo", "alpaca", "sharegpt", "messages", "csv"]))
 def test_raw_is_always_converted_rejected_and_duplicates(found, shape):
-    chunk = convert([(i, json.dumps(record).encode()) for i, record in enumerate(found, 1)], params_with({"converted.format": shape}).converted)
+    chunk = convert(
+        [(i, json.dumps(record).encode()) for i, record in enumerate(found, 1)],
+        params_with({"converted.format": shape}).converted,
+    )
     tally = Tally()
     rows = tally.add(chunk)
     stats = tally.stats()

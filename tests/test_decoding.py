@@ -14,8 +14,23 @@ GREEDY = params_with().decoding
 SAMPLED = Decoding(temperature=0.7, top_p=0.8, top_k=20, repetition_penalty=1.05, seed=7)
 ANY_TOP_K = SAMPLED.model_copy(update={"top_k": 0, "top_p": 1.0})
 BASES = {  # what hubs hold
-    "qwen2.5": {"do_sample": True, "temperature": 0.7, "top_p": 0.8, "top_k": 20, "repetition_penalty": 1.1, "eos_token_id": [9, 8], "pad_token_id": 8},
-    "r1": {"_from_model_config": True, "bos_token_id": 1, "do_sample": True, "temperature": 0.6, "top_p": 0.95, "eos_token_id": 9},
+    "qwen2.5": {
+        "do_sample": True,
+        "temperature": 0.7,
+        "top_p": 0.8,
+        "top_k": 20,
+        "repetition_penalty": 1.1,
+        "eos_token_id": [9, 8],
+        "pad_token_id": 8,
+    },
+    "r1": {
+        "_from_model_config": True,
+        "bos_token_id": 1,
+        "do_sample": True,
+        "temperature": 0.6,
+        "top_p": 0.95,
+        "eos_token_id": 9,
+    },
     "none": {},
 }
 
@@ -39,9 +54,17 @@ def test_a_scored_answer_leaves_nothing_to_the_server_and_draws_by_the_seed():
 def test_the_merged_models_own_file_says_what_was_scored_and_keeps_the_bases_tokens(tmp_path, base, decoding):
     found = generation_config(decoding, BASES[base], {2})
     (tmp_path / "generation_config.json").write_text(json.dumps(found))
-    assert scored(tmp_path) == decoding.model_copy(update={"seed": 0} | ({} if decoding.temperature else {"top_p": 1.0, "top_k": 0}))
-    assert found["eos_token_id"] == {"qwen2.5": [2, 8, 9], "r1": [2, 9], "none": [2]}[base] and "_from_model_config" not in found
-    assert {name: found[name] for name in ("pad_token_id", "bos_token_id") if name in found} == {"qwen2.5": {"pad_token_id": 8}, "r1": {"bos_token_id": 1}, "none": {}}[base]
+    assert scored(tmp_path) == decoding.model_copy(
+        update={"seed": 0} | ({} if decoding.temperature else {"top_p": 1.0, "top_k": 0})
+    )
+    assert (
+        found["eos_token_id"] == {"qwen2.5": [2, 8, 9], "r1": [2, 9], "none": [2]}[base] and "_from_model_config" not in found
+    )
+    assert {name: found[name] for name in ("pad_token_id", "bos_token_id") if name in found} == {
+        "qwen2.5": {"pad_token_id": 8},
+        "r1": {"bos_token_id": 1},
+        "none": {},
+    }[base]
 
 
 READ = """
@@ -52,7 +75,9 @@ given = GenerationConfig.from_pretrained(sys.argv[1])
 said = {"transformers": given.do_sample}
 if sys.argv[2] == "vllm":
     from vllm.config.model import ModelConfig
-    how = SimpleNamespace(generation_config=sys.argv[1], override_generation_config={}, try_get_generation_config=given.to_diff_dict)
+    how = SimpleNamespace(
+        generation_config=sys.argv[1], override_generation_config={}, try_get_generation_config=given.to_diff_dict
+    )
     said["vllm"] = ModelConfig.get_diff_sampling_param(how)
 print(json.dumps(said))
 """

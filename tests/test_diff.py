@@ -150,7 +150,9 @@ def test_only_questions_in_common_count_where_there_are_any():
 
 def test_other_questions_are_compared_apart_and_with_less_certainty():
     paired = changes.differences(scores_of(BEFORE), scores_of(AFTER), METRICS)["rouge-l"]
-    apart = changes.differences(scores_of(BEFORE), scores_of({f"other {key}": value for key, value in AFTER.items()}), METRICS)["rouge-l"]
+    apart = changes.differences(scores_of(BEFORE), scores_of({f"other {key}": value for key, value in AFTER.items()}), METRICS)[
+        "rouge-l"
+    ]
     assert apart.after - apart.before == pytest.approx(paired.after - paired.before)
     spread = 1.96 * np.sqrt(sum(np.var(list(side.values())) / len(side) for side in (BEFORE, AFTER)))
     assert apart.low == pytest.approx(apart.after - apart.before - spread, abs=0.1)
@@ -179,7 +181,11 @@ def test_a_difference_is_noise_unless_the_interval_leaves_out_zero(name, low, hi
 
 
 def test_curves_of_other_steps_are_a_table_and_long_ones_are_thinned():
-    assert diff.curves({10: 5.0}, {20: 4.0, 30: 3.5})[2:] == ["| 10 | 5.0000 | – |", "| 20 | – | 4.0000 |", "| 30 | – | 3.5000 |"]
+    assert diff.curves({10: 5.0}, {20: 4.0, 30: 3.5})[2:] == [
+        "| 10 | 5.0000 | – |",
+        "| 20 | – | 4.0000 |",
+        "| 30 | – | 3.5000 |",
+    ]
     long = {step: 5 - step / 1000 for step in range(1, 501)}
     chart = diff.curves(long, {step: loss - 0.1 for step, loss in long.items()})
     assert chart[0] == "```mermaid" and chart[4].endswith(" 500]") and chart[4].count(",") < 25

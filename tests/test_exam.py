@@ -12,7 +12,17 @@ from evaluations import exam
 from tests.conftest import params_with
 from tests.test_judgements import judge_server
 
-CMEXAM = ["Question", "Options", "Answer", "Explanation", "Disease Group", "Clinical Department", "Medical Discipline", "Area of Competency", "Difficulty level"]  # fmt: skip
+CMEXAM = [
+    "Question",
+    "Options",
+    "Answer",
+    "Explanation",
+    "Disease Group",
+    "Clinical Department",
+    "Medical Discipline",
+    "Area of Competency",
+    "Difficulty level",
+]
 FEVER = "患者，男性，二十岁，发热三天，咽痛，咳嗽，胸片未见异常，最可能的诊断是"
 FIVE = "A 感冒\nB 肺炎\nC 肺结核\nD 哮喘\nE 肺癌"
 
@@ -32,12 +42,18 @@ def cmb(folder, *rows):
     """Write rows of question, option, answer, question_type as CMB's array."""
     names = ("question", "option", "answer", "question_type")
     kinds = {"exam_type": "医师考试", "exam_class": "执业医师", "exam_subject": "口腔执业医师"}
-    (folder / "exam.json").write_text(json.dumps([kinds | dict(zip(names, row, strict=True)) for row in rows], ensure_ascii=False))
+    (folder / "exam.json").write_text(
+        json.dumps([kinds | dict(zip(names, row, strict=True)) for row in rows], ensure_ascii=False)
+    )
     return folder / "exam.json"
 
 
 def test_cmexam_is_read_with_options_in_one_cell_and_its_subjects(tmp_path):
-    file = cmexam(tmp_path, (FEVER, FIVE, "A"), ("下列哪些是\n发热的原因", "A. 感染\nB、肿瘤，\n可低热\nC 药物\nD 骨折", "ABC", "", "药学"))
+    file = cmexam(
+        tmp_path,
+        (FEVER, FIVE, "A"),
+        ("下列哪些是\n发热的原因", "A. 感染\nB、肿瘤，\n可低热\nC 药物\nD 骨折", "ABC", "", "药学"),
+    )
     [single, multiple], unusable = exam.read_questions(file)
     assert not unusable and (single["line"], multiple["line"]) == (2, 7)
     assert single["options"] == {"A": "感冒", "B": "肺炎", "C": "肺结核", "D": "哮喘", "E": "肺癌"}
@@ -49,7 +65,9 @@ def test_cmexam_is_read_with_options_in_one_cell_and_its_subjects(tmp_path):
 
 def test_cmb_is_read_with_its_kinds_and_subjects(tmp_path):
     four = {"A": "甲", "B": "乙", "C": "丙", "D": "丁", "E": None, "F": ""}
-    file = cmb(tmp_path, ("问一", four, "D", "单项选择题"), ("问二", four, "c, A", "多项选择题"), ("问三", four, "B", "多项选择题"))
+    file = cmb(
+        tmp_path, ("问一", four, "D", "单项选择题"), ("问二", four, "c, A", "多项选择题"), ("问三", four, "B", "多项选择题")
+    )
     found, unusable = exam.read_questions(file)
     assert not unusable and [row["answer"] for row in found] == ["D", "AC", "B"]
     assert [row["kind"] for row in found] == ["single", "multiple", "multiple"] and list(found[0]["options"]) == list("ABCD")
@@ -112,7 +130,11 @@ def test_accuracy_is_by_kind_and_subject_and_the_gain_is_of_pairs():
     def row(subject, kind, base, tuned):
         return {"answer": "A", "kind": kind, "base": base, "tuned": tuned, "subjects": {"exam_class": subject}}
 
-    rows = [row("护理", "single", "A", "A")] * 40 + [row("护理", "single", "B", "A")] * 10 + [row("药学", "multiple", "A", "AB")] * 10
+    rows = (
+        [row("护理", "single", "A", "A")] * 40
+        + [row("护理", "single", "B", "A")] * 10
+        + [row("药学", "multiple", "A", "AB")] * 10
+    )
     found = exam.summarise(rows, params_with().metrics)
     assert (found["questions"], found["base"], found["tuned"], found["gain"]) == (60, 83.33, 83.33, 0.0)
     nursing = found["subjects"]["exam_class"]["护理"]

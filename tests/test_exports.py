@@ -28,7 +28,14 @@ def test_the_modelfile_holds_file_template_decoding_context_and_stops():
     text = exports.modelfile("{{ .Prompt }}\n", ["<|im_end|>"], params_with(SAMPLED).decoding, 2048)
     assert text.startswith('FROM ./xinglin.gguf\nTEMPLATE """{{ .Prompt }}\n"""\n') and "SYSTEM" not in text
     settings = dict(line.split(" ", 2)[1:] for line in text.splitlines() if line.startswith("PARAMETER"))
-    chosen = {"temperature": "0.7", "top_p": "0.8", "top_k": "20", "repeat_penalty": "1.05", "repeat_last_n": "2048", "num_ctx": "2048"}
+    chosen = {
+        "temperature": "0.7",
+        "top_p": "0.8",
+        "top_k": "20",
+        "repeat_penalty": "1.05",
+        "repeat_last_n": "2048",
+        "num_ctx": "2048",
+    }
     assert settings == chosen | {"stop": '"<|im_end|>"'}
     assert "PARAMETER temperature 0.0\n" in exports.modelfile("", [], params_with().decoding, 2048)
 
@@ -107,9 +114,13 @@ def test_a_stretched_rope_is_refused(capsys):
 
 
 def test_every_id_of_the_vocabulary_has_a_text_and_a_kind():
-    tokenizer = {"model": {"vocab": {"a": 0, "b": 1}}, "added_tokens": [
-        {"id": 2, "content": "<|im_end|>", "special": True}, {"id": 3, "content": "<think>", "special": False},
-    ]}  # fmt: skip
+    tokenizer = {
+        "model": {"vocab": {"a": 0, "b": 1}},
+        "added_tokens": [
+            {"id": 2, "content": "<|im_end|>", "special": True},
+            {"id": 3, "content": "<think>", "special": False},
+        ],
+    }
     texts, kinds = quantize.vocabulary(tokenizer, 5)
     assert texts == ["a", "b", "<|im_end|>", "<think>", "[PAD4]"]
     assert kinds == ["NORMAL", "NORMAL", "CONTROL", "USER_DEFINED", "UNUSED"]
@@ -184,4 +195,6 @@ def test_the_embedded_model_is_exported_and_scored_for_real(tmp_path):
     project.set({"merged.exports": ["gptq"]})
     project.dvc("repro", "evaluations/dvc.yaml:exports")
     made = project.folder / "models" / "exports"
-    assert [folder.name for folder in made.iterdir()] == ["gptq"] and (made / "gptq" / "model.safetensors").stat().st_mtime_ns == before
+    assert [folder.name for folder in made.iterdir()] == ["gptq"] and (
+        made / "gptq" / "model.safetensors"
+    ).stat().st_mtime_ns == before

@@ -19,9 +19,25 @@ from ruamel.yaml import YAML
 from tests.conftest import Project
 
 pytestmark = pytest.mark.soak
-SHORT = {"adapter.max_steps": 6, "adapter.max_samples": 24, "adapter.eval_steps": 2, "predictions.max_samples": 12,
-         "predictions.max_new_tokens": 48, "merged.gate": {"scores": {}, "gains": {}}}  # fmt: skip
-KILLS = ["raw", "base", "converted", "split", "statistics", *["adapter"] * 5, *["predictions"] * 5, "metrics", *["merged"] * 4]  # in order of work
+SHORT = {
+    "adapter.max_steps": 6,
+    "adapter.max_samples": 24,
+    "adapter.eval_steps": 2,
+    "predictions.max_samples": 12,
+    "predictions.max_new_tokens": 48,
+    "merged.gate": {"scores": {}, "gains": {}},
+}
+KILLS = [
+    "raw",
+    "base",
+    "converted",
+    "split",
+    "statistics",
+    *["adapter"] * 5,
+    *["predictions"] * 5,
+    "metrics",
+    *["merged"] * 4,
+]  # in order of work
 LIKE = ("raw", "base", "converted", "split")  # the same bytes in every run; the others hold timings
 
 
@@ -42,7 +58,9 @@ def start(project: Project, *stages: str) -> tuple[subprocess.Popen, Path]:
     dvc = str(project.folder.parent / ".venv" / "bin" / "dvc")
     environment = project.environment | {"PYTHONUNBUFFERED": "1"}
     with log.open("wb") as output:
-        process = subprocess.Popen([dvc, "repro", *stages], cwd=project.folder, env=environment, stdout=output, stderr=output, start_new_session=True)
+        process = subprocess.Popen(
+            [dvc, "repro", *stages], cwd=project.folder, env=environment, stdout=output, stderr=output, start_new_session=True
+        )
     return process, log
 
 
@@ -90,10 +108,11 @@ def ended(project: Project) -> dict:
     stages = YAML(typ="safe").load(project.folder / "dvc.lock")["stages"]
     metrics = json.loads((project.folder / "metrics.json").read_text())
     return {name: stages[name]["outs"] for name in LIKE} | {
-        "base": metrics["base"], "tuned": metrics["tuned"],
+        "base": metrics["base"],
+        "tuned": metrics["tuned"],
         "losses": [metrics["training"][key] for key in ("best_validation_loss", "last_validation_loss")],
         "merged": (project.folder / "models" / "merged" / "model.safetensors").read_bytes(),
-    }  # fmt: skip
+    }
 
 
 def test_twenty_kills_at_random_moments_reach_the_end_of_an_undisturbed_run(short, tmp_path, capsys):
@@ -105,11 +124,28 @@ def test_twenty_kills_at_random_moments_reach_the_end_of_an_undisturbed_run(shor
             begins.setdefault(name, time.monotonic())
         time.sleep(0.05)
     assert process.returncode == 0, log.read_text()[-3000:]
-    durations = {name: later - begin for (name, begin), later in zip(begins.items(), [*list(begins.values())[1:], time.monotonic()], strict=True)}
+    durations = {
+        name: later - begin
+        for (name, begin), later in zip(begins.items(), [*list(begins.values())[1:], time.monotonic()], strict=True)
+    }
     undisturbed = ended(short)
 
-    short.run("rm", "-rf", "dvc.lock", ".dvc/cache", ".work", "data/raw", "data/converted", "data/split", "data/predictions",
-              "models/base.json", "models/adapter", "models/merged", "metrics.json", "plots")  # fmt: skip
+    short.run(
+        "rm",
+        "-rf",
+        "dvc.lock",
+        ".dvc/cache",
+        ".work",
+        "data/raw",
+        "data/converted",
+        "data/split",
+        "data/predictions",
+        "models/base.json",
+        "models/adapter",
+        "models/merged",
+        "metrics.json",
+        "plots",
+    )
     quota = Counter(KILLS)
     while len(table) < len(KILLS):
         done = finished(short)
@@ -156,10 +192,19 @@ def test_a_full_disk_in_each_stage_is_told_and_nothing_is_half_written(tmp_path)
                 except OSError:
                     pass
             done = project.run(*shlex.split(stage["cmd"]), expect=None, TMPDIR=str(disk))
-            outs = [next(iter(out)) if isinstance(out, dict) else out for kind in ("outs", "metrics", "plots") for out in stage.get(kind, [])]
-            assert done.returncode != 0 and ("No space left" in done.stdout or "GB of disk" in done.stdout), (name, done.stdout[-2000:])
+            outs = [
+                next(iter(out)) if isinstance(out, dict) else out
+                for kind in ("outs", "metrics", "plots")
+                for out in stage.get(kind, [])
+            ]
+            assert done.returncode != 0 and ("No space left" in done.stdout or "GB of disk" in done.stdout), (
+                name,
+                done.stdout[-2000:],
+            )
             assert done.stdout.strip().splitlines()[-1].startswith("error: "), (name, done.stdout[-2000:])
-            assert name == "statistics" or not any((project.folder / out).exists() for out in outs if "plots" not in out and out != "metrics.json"), name
+            assert name == "statistics" or not any(
+                (project.folder / out).exists() for out in outs if "plots" not in out and out != "metrics.json"
+            ), name
             assert not [file for file in project.folder.rglob(".*.part") if ".dvc" not in file.parts], name
             fill.unlink()
             project.dvc("repro", "--single-item", name)

@@ -55,7 +55,10 @@ def test_a_stage_that_is_killed_ends_at_once_with_all_its_workers(death):
 
 
 def test_a_process_whose_parent_died_before_it_asked_to_die_with_it_ends():
-    orphan = "import os, time; from xinglin.cli import die_with_parent; parent = os.getpid(); os.fork() or (time.sleep(1), die_with_parent(parent), print('alive'))"
+    orphan = (
+        "import os, time; from xinglin.cli import die_with_parent; parent = os.getpid(); os.fork() or (time.sleep(1), "
+        "die_with_parent(parent), print('alive'))"
+    )
     done = subprocess.run([sys.executable, "-c", orphan], cwd=ROOT, capture_output=True, text=True, timeout=30)
     assert (done.stdout, done.stderr) == ("", "")
 
@@ -116,7 +119,12 @@ def test_an_error_is_one_line_and_a_status(capsys):
 
 def test_only_the_gpus_that_a_process_may_use_count(tmp_path, monkeypatch):
     (tmp_path / "nvidia-smi").write_text("""#!/bin/sh
-case "$*" in *memory.free*) echo 512;; *--id=1) echo 81559;; *--id=*) echo "No devices were found" >&2; exit 6;; *) printf '4096\\n81559\\n';; esac
+case "$*" in
+*memory.free*) echo 512;;
+*--id=1) echo 81559;;
+*--id=*) echo "No devices were found" >&2; exit 6;;
+*) printf '4096\\n81559\\n';;
+esac
 """)
     (tmp_path / "nvidia-smi").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")

@@ -40,11 +40,17 @@ def test_alpaca_history_input_and_system_are_read():
     found = read(record)
     assert found.turns == [("user", "先问"), ("assistant", "先答"), ("user", "再问\n补充"), ("assistant", "再答")]
     assert found.system == "你是助手"
-    assert read({"instruction": "问", "input": None, "output": "答", "history": None}).turns == [("user", "问"), ("assistant", "答")]
+    assert read({"instruction": "问", "input": None, "output": "答", "history": None}).turns == [
+        ("user", "问"),
+        ("assistant", "答"),
+    ]
 
 
 @pytest.mark.parametrize("key", ["messages", "conversation", "conversations", "dialogue"])
-@pytest.mark.parametrize(("asks", "answers"), [("user", "assistant"), ("patient", "doctor"), ("client", "counselor"), ("患者", "医生"), ("Human", "GPT")])
+@pytest.mark.parametrize(
+    ("asks", "answers"),
+    [("user", "assistant"), ("patient", "doctor"), ("client", "counselor"), ("患者", "医生"), ("Human", "GPT")],
+)
 def test_messages_are_read_under_each_key_and_with_each_pair_of_roles(key, asks, answers):
     assert read({key: [{"role": asks, "content": ASKED}, {"role": answers, "content": ANSWERED}]}).turns == TURNS
 
@@ -58,8 +64,10 @@ def test_sharegpt_takes_a_system_text_and_both_pairs_of_names(asks, answers):
 
 def test_a_tables_title_goes_before_the_question_unless_the_question_repeats_it():
     assert read({"title": "胃痛", "ask": "饭后胃痛", "answer": "看消化科", "department": "消化科"}) == (
-        [("user", "胃痛\n饭后胃痛"), ("assistant", "看消化科")], "", "消化科",
-    )  # fmt: skip
+        [("user", "胃痛\n饭后胃痛"), ("assistant", "看消化科")],
+        "",
+        "消化科",
+    )
     assert read({"标题": "胃痛", "问题": "胃痛怎么办", "回答": "看消化科"}).turns[0] == ("user", "胃痛怎么办")
     assert read({"title": "胃痛", "answer": "看消化科"}).turns[0] == ("user", "胃痛")
 
@@ -80,7 +88,10 @@ def test_columns_may_be_named():
         ({"instruction": "咳嗽", "output": "好", "history": True}, "list of pairs"),
         ({"conversations": [{"from": "human"}]}, "without 'from' and 'value'"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "neither user, assistant nor system: 'tool'"),
-        ({"messages": [*RECORDS["messages"]["messages"], {"role": "system", "content": "x"}]}, "system text after the first turn"),
+        (
+            {"messages": [*RECORDS["messages"]["messages"], {"role": "system", "content": "x"}]},
+            "system text after the first turn",
+        ),
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "'content' is not a text"),
         ({"ask": "咳嗽", "answer": 3}, "'answer' is not a text"),
     ],

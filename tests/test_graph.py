@@ -16,7 +16,9 @@ ALL = STAGES | YAML(typ="safe").load(ROOT / "evaluations" / "dvc.yaml")["stages"
 
 
 ROOMS = ("stages", "evaluations", "xinglin")
-PLUMBING = {f"xinglin/{name}.py" for name in ("cli", "files", "params", "processes", "timings")}  # how a stage reads and writes, not what
+PLUMBING = {
+    f"xinglin/{name}.py" for name in ("cli", "files", "params", "processes", "timings")
+}  # how a stage reads and writes, not what
 
 
 def files_of(module: str) -> list[Path]:
@@ -83,7 +85,11 @@ def test_what_is_in_git_does_not_keep_a_stage_out_of_the_run_cache(name):
 @pytest.mark.parametrize("name", ALL)
 def test_no_output_is_put_in_place_before_the_parameters_are_seen_to_be_the_same(name):
     (file,) = files_of(module_of(name))
-    calls = [node.func.attr for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
+    calls = [
+        node.func.attr
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+    ]
     assert "ensure_unchanged" in calls
 
 
@@ -114,11 +120,17 @@ def test_imports_go_down_and_no_stage_imports_a_stage(room):
 def test_the_table_of_what_runs_again_is_the_graph(monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     knobs.main()
-    assert capsys.readouterr().out == (ROOT / "docs" / "knobs.md").read_text(encoding="utf-8"), "python -m tools.knobs > docs/knobs.md"
+    assert capsys.readouterr().out == (ROOT / "docs" / "knobs.md").read_text(encoding="utf-8"), (
+        "python -m tools.knobs > docs/knobs.md"
+    )
 
 
 def test_what_serves_and_shows_trains_nothing():
     stale = knobs.by_parameter() | knobs.by_module()
     for name in stale:
-        if name.startswith(("app", "serve.", "tools/")) or name in ("xinglin/scoring/scores.py", "xinglin/cli.py", "stages/predictions.py"):
+        if name.startswith(("app", "serve.", "tools/")) or name in (
+            "xinglin/scoring/scores.py",
+            "xinglin/cli.py",
+            "stages/predictions.py",
+        ):
             assert "adapter" not in stale[name], name

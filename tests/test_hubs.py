@@ -26,13 +26,22 @@ HUB = "http://hub.invalid"  # behind a proxy alone
 WEIGHTS = bytes(range(256)) * 12_000
 SHARDS = {"model-00001-of-00002.safetensors": WEIGHTS, "model-00002-of-00002.safetensors": WEIGHTS[::-1]}
 MODEL = SHARDS | {
-    "config.json": b"{}", "generation_config.json": b"{}", "tokenizer.json": b"tokens" * 99,
-    "chat_template.jinja": b"{{ messages }}", "merges.txt": b"", "spiece.model": b"pieces" * 99,
-}  # fmt: skip
+    "config.json": b"{}",
+    "generation_config.json": b"{}",
+    "tokenizer.json": b"tokens" * 99,
+    "chat_template.jinja": b"{{ messages }}",
+    "merges.txt": b"",
+    "spiece.model": b"pieces" * 99,
+}
 UNREAD = {
-    "README.md": b"#", "modeling_mine.py": b"import os", "pytorch_model.bin": WEIGHTS, "model.gguf": WEIGHTS,
-    "consolidated.safetensors": WEIGHTS, "original/model.safetensors": WEIGHTS, "onnx/config.json": b"{}",
-}  # fmt: skip
+    "README.md": b"#",
+    "modeling_mine.py": b"import os",
+    "pytorch_model.bin": WEIGHTS,
+    "model.gguf": WEIGHTS,
+    "consolidated.safetensors": WEIGHTS,
+    "original/model.safetensors": WEIGHTS,
+    "onnx/config.json": b"{}",
+}
 HUBS = {
     "huggingface": (huggingface, "HF_ENDPOINT", "HF_TOKEN", "HF_HOME"),
     "modelscope": (modelscope, "MODELSCOPE_ENDPOINT", "MODELSCOPE_API_TOKEN", "MODELSCOPE_CACHE"),
@@ -314,10 +323,14 @@ def test_offline_takes_what_is_whole_from_the_cache_and_nothing_else(fetch):
         assert done.status == 1 and "the cache does not hold all of it" in done.error and not served.asked
 
 
-@pytest.mark.parametrize("text", [
-    "Illegal header value b'Bearer hf_secret'", "no answer from http://someone:secret@hub.invalid/x",
-    "https://cdn.cn/x?X-Amz-Signature=secret failed",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Illegal header value b'Bearer hf_secret'",
+        "no answer from http://someone:secret@hub.invalid/x",
+        "https://cdn.cn/x?X-Amz-Signature=secret failed",
+    ],
+)
 def test_an_errors_text_is_said_without_what_one_is_logged_in_with(text):
     found = hub_faults.said(ValueError(text))
     assert "secret" not in found and found.split()[0] in text
@@ -378,7 +391,9 @@ def test_the_stage_proves_a_model_that_comes_from_hugging_face(environment, stag
     files = {file.name: file.read_bytes() for file in TINY.iterdir() if file.is_file()}
     with huggingface(files) as served:
         made = environment("huggingface", served.endpoint)
-        done = stage_process("base", made, tiny="none", out="base.json", files="base_files.json", tokenizer="tokenizer", check="check.json")
+        done = stage_process(
+            "base", made, tiny="none", out="base.json", files="base_files.json", tokenizer="tokenizer", check="check.json"
+        )
     assert done.status == 0, done.err
     found = json.loads((tmp_path / "base.json").read_text())
     assert found["model"] == "someone/model" and found["files"]["model.safetensors"]["bytes"] == len(files["model.safetensors"])

@@ -20,7 +20,14 @@ GOOD, BAD = "发热三天不退，请到医院查血常规。", "好好好好好
 
 
 def section(url, **changes):
-    values = {"base_url": url, "model": "judge", "api_key_variable": "JUDGE_API_KEY", "samples": 100, "concurrency": 4, "seed": 42}
+    values = {
+        "base_url": url,
+        "model": "judge",
+        "api_key_variable": "JUDGE_API_KEY",
+        "samples": 100,
+        "concurrency": 4,
+        "seed": 42,
+    }
     return judgements.Judgements(**values | changes)
 
 
@@ -42,7 +49,11 @@ def judge_server(judge, status=lambda body: (200, {})):
             seen.append(SimpleNamespace(body=body, path=self.path, key=self.headers.get("Authorization")))
             code, answer = status(seen[-1])
             content = judge(body["messages"][0]["content"], body)
-            value = {"choices": [{"message": {"content": content}}]} if code == 200 else {"error": {"message": answer.pop("message", "")}}
+            value = (
+                {"choices": [{"message": {"content": content}}]}
+                if code == 200
+                else {"error": {"message": answer.pop("message", "")}}
+            )
             data = answer.pop("page", json.dumps(value)).encode()
             self.send_response(code)
             for name, text in ({"Content-Length": str(len(data))} | answer).items():
@@ -82,18 +93,36 @@ def judge(workplace, stage, monkeypatch):
         (folder / "predictions").mkdir(exist_ok=True)
         for name, texts in (("base", base), ("tuned", tuned)):
             rows = [
-                {"id": f"id{i}", "messages": [{"role": "user", "content": f"发热{i}天"}], "reference": "查血常规。", "prediction": text}
+                {
+                    "id": f"id{i}",
+                    "messages": [{"role": "user", "content": f"发热{i}天"}],
+                    "reference": "查血常规。",
+                    "prediction": text,
+                }
                 for i, text in enumerate(texts)
             ]
             (folder / "predictions" / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         params = params_with()
-        chosen = SimpleNamespace(judgements=section(url, **changes), metrics=params.metrics, predictions=params.predictions, ensure_unchanged=lambda: None)
+        chosen = SimpleNamespace(
+            judgements=section(url, **changes),
+            metrics=params.metrics,
+            predictions=params.predictions,
+            ensure_unchanged=lambda: None,
+        )
         monkeypatch.setattr(judgements.Params, "read", lambda: chosen)
         template = ROOT / "templates" / "judge.txt"
-        done = stage("judgements", predictions="predictions", template=template, out="judgements.jsonl", metrics="evaluations/judgements.json")
+        done = stage(
+            "judgements",
+            predictions="predictions",
+            template=template,
+            out="judgements.jsonl",
+            metrics="evaluations/judgements.json",
+        )
         file = folder / "evaluations" / "judgements.json"
         done.found = json.loads(file.read_text()) if file.exists() else None
-        done.rows = [json.loads(line) for line in (folder / "judgements.jsonl").read_text().splitlines()] if done.found else None
+        done.rows = (
+            [json.loads(line) for line in (folder / "judgements.jsonl").read_text().splitlines()] if done.found else None
+        )
         return done
 
     return run
@@ -109,7 +138,9 @@ def test_a_perfect_judge_gives_tuned_its_wins_and_shows_no_bias(judge):
     assert overall["position_bias"] == 0 and overall["first_preferred"] == 50
     assert (done.found["pairs"], done.found["judged"], done.found["unparsed"]) == (10, 10, 0)
     row = next(row for row in done.rows if row["id"] == "id0")
-    assert row["base_first"]["overall"] == "B" and row["tuned_first"]["overall"] == "A" and row["base_first"]["reason"] == "理由"
+    assert (
+        row["base_first"]["overall"] == "B" and row["tuned_first"]["overall"] == "A" and row["base_first"]["reason"] == "理由"
+    )
 
 
 def test_a_judge_that_always_says_a_makes_ties_and_is_found_out(judge):
@@ -291,7 +322,11 @@ def test_without_a_judge_one_line_says_what_to_set(judge):
 
 @pytest.mark.parametrize(
     ("changes", "names"),
-    [({"model": None}, "judgements.model"), ({"base_url": "api.example.com"}, "base_url"), ({"api_key_variable": KEY}, "api_key_variable")],
+    [
+        ({"model": None}, "judgements.model"),
+        ({"base_url": "api.example.com"}, "base_url"),
+        ({"api_key_variable": KEY}, "api_key_variable"),
+    ],
 )
 def test_parameters_that_cannot_work_are_refused(changes, names):
     with pytest.raises(ValidationError, match=names):

@@ -1,4 +1,4 @@
-"""The gateway and the model's server killed under load: what was acknowledged is there, everybody hears of it, both come back."""
+"""The gateway and the model's server killed under load: what was acknowledged is there, everybody hears of it, both return."""
 
 import asyncio
 import json
@@ -42,7 +42,9 @@ def test_the_models_server_killed_under_load(tmp_path):
     port, log = free_port(), tmp_path / "model.log"
 
     def start() -> subprocess.Popen:
-        process = subprocess.Popen([sys.executable, "-m", "tests.model_server", str(port), "40"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.model_server", str(port), "40"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         wait_until_up(f"http://127.0.0.1:{port}/state", process, log)
         return process
 
@@ -61,7 +63,10 @@ def test_the_models_server_killed_under_load(tmp_path):
         ended = asyncio.run(load())
         model.wait()
         assert ended.count("torn") == 0, ended
-        print(f"\nmodel killed under 100 streams: {ended.count('done')} done, {ended.count('told')} told of it, {ended.count('torn')} torn")
+        print(
+            f"\nmodel killed under 100 streams: {ended.count('done')} done, "
+            f"{ended.count('told')} told of it, {ended.count('torn')} torn"
+        )
         model = start()
         assert httpx.get(f"{url}/readyz").status_code == 200
     model.terminate()
@@ -74,9 +79,14 @@ def test_the_gateway_killed_under_load(tmp_path):
     people = [store.add_user(digest(f"token{number}"), None) for number in range(PEOPLE)]
     with model_server(tmp_path, free_port(), pace=60) as model:
         with application(tmp_path, model) as url:
-            clients = [gradio_client.Client(f"{url}/chat/", headers={"Cookie": f"xinglin=token{number}"}, verbose=False) for number in range(PEOPLE)]
+            clients = [
+                gradio_client.Client(f"{url}/chat/", headers={"Cookie": f"xinglin=token{number}"}, verbose=False)
+                for number in range(PEOPLE)
+            ]
             asked = next(index for index, fn in clients[0].endpoints.items() if fn.api_name == "/ask")
-            texts = [f"第{number}个人{' LONG' * (number % 2)}" for number in range(PEOPLE)]  # half are still answered when it is killed
+            texts = [
+                f"第{number}个人{' LONG' * (number % 2)}" for number in range(PEOPLE)
+            ]  # half are still answered when it is killed
             running = [(number, text, clients[number].submit(text, fn_index=asked)) for number, text in enumerate(texts)]
             end = time.monotonic() + 60
             while sum(job.done() for *_, job in running) < PEOPLE // 2 and time.monotonic() < end:
@@ -84,10 +94,18 @@ def test_the_gateway_killed_under_load(tmp_path):
             acknowledged = [(number, text) for number, text, job in running if job.done() and not job.exception()]
             port = int(url.rsplit(":", 1)[1])
             for process in psutil.process_iter(["pid", "cmdline"]):
-                if process.info["cmdline"] and "app.main" in process.info["cmdline"] and any(c.laddr.port == port for c in process.net_connections()):
+                if (
+                    process.info["cmdline"]
+                    and "app.main" in process.info["cmdline"]
+                    and any(c.laddr.port == port for c in process.net_connections())
+                ):
                     process.kill()
         kept = [[m.content for c, _ in store.conversations(user, None) for m in store.messages(user, c)] for user in people]
-        lost = [number for number, text in acknowledged if len(kept[number]) != 2 or kept[number][0] != text or text not in kept[number][1]]
+        lost = [
+            number
+            for number, text in acknowledged
+            if len(kept[number]) != 2 or kept[number][0] != text or text not in kept[number][1]
+        ]
         print(f"\ngateway killed: {len(acknowledged)} of {len(running)} answers were shown as done, {len(lost)} of these lost")
         assert acknowledged and not lost
         with application(tmp_path, model) as url:

@@ -33,21 +33,34 @@ def lines(*records):
 
 
 def test_a_near_dialogue_fails_and_is_shown(check):
-    status, out = check("mine.jsonl", lines({"data": [f"问：{QUESTION}？谢谢", f"答：{ANSWER}。"]}, {"data": ["问：别的问题", "答：" + "完全不同的回答" * 5]}))
+    status, out = check(
+        "mine.jsonl",
+        lines(
+            {"data": [f"问：{QUESTION}？谢谢", f"答：{ANSWER}。"]}, {"data": ["问：别的问题", "答：" + "完全不同的回答" * 5]}
+        ),
+    )
     assert status == 1 and "1 records, 50.00%" in out and f"line 1: '{QUESTION}" in out
 
 
 def test_an_exam_question_of_unknown_shape_is_compared_by_every_text_in_it(check):
     exam = {"id": 7, "stem": f"{ANSWER}？", "options": {"A": "是", "B": "否"}}
-    status, out = check("exam.jsonl", lines(exam, {"id": 8, "stem": "另一道题目与训练数据没有任何关系，请选择最合适的一项作为答案"}))
+    status, out = check(
+        "exam.jsonl", lines(exam, {"id": 8, "stem": "另一道题目与训练数据没有任何关系，请选择最合适的一项作为答案"})
+    )
     assert status == 1 and "1 records, 50.00%" in out
 
 
-@pytest.mark.parametrize(("name", "content"), [
-    ("texts.json", json.dumps([f"{ANSWER}？", "另一道题目与训练数据没有任何关系，请选择最合适的一项作为答案"])),
-    ("lists.json", json.dumps([["一", [f"{ANSWER}？"]], ["二", "另一道题目与训练数据没有任何关系，请选择最合适的一项作为答案"], 3])),
-    ("lines.jsonl", lines(f"{ANSWER}？", "另一道题目与训练数据没有任何关系，请选择最合适的一项作为答案", None)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("texts.json", json.dumps([f"{ANSWER}？", "另一道题目与训练数据没有任何关系，请选择最合适的一项作为答案"])),
+        (
+            "lists.json",
+            json.dumps([["一", [f"{ANSWER}？"]], ["二", "另一道题目与训练数据没有任何关系，请选择最合适的一项作为答案"], 3]),
+        ),
+        ("lines.jsonl", lines(f"{ANSWER}？", "另一道题目与训练数据没有任何关系，请选择最合适的一项作为答案", None)),
+    ],
+)
 def test_records_that_are_no_objects_are_compared_by_the_texts_in_them(check, name, content):
     status, out = check(name, content)
     assert status == 1 and "1 records, 50.00%" in out and "line 1" in out
@@ -59,7 +72,9 @@ def test_a_table_without_leakage_passes_and_its_13_grams_are_counted(check):
     assert status == 0 and "0 records, 0.00%" in out and "a 13-gram in common: 50.00% of texts" in out
 
 
-@pytest.mark.parametrize(("content", "words"), [("", "no text of 20 characters"), ('{"a": "短"}\n', "no text of 20 characters")])
+@pytest.mark.parametrize(
+    ("content", "words"), [("", "no text of 20 characters"), ('{"a": "短"}\n', "no text of 20 characters")]
+)
 def test_a_file_without_texts_is_one_line(check, content, words):
     status, out = check("empty.jsonl", content)
     assert status == 1 and words in out

@@ -1,4 +1,4 @@
-"""What xinglin/training/llamafactory.py tells the libraries, with a plain attention in the place of the one that only a GPU has."""
+"""What xinglin/training/llamafactory.py tells the libraries, with plain attention in place of the one that only a GPU has."""
 
 import itertools
 import json
@@ -16,9 +16,18 @@ from stages import adapter
 from tests.conftest import ROOT, ends
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-SHAPE = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+SHAPE = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
 NOTHING = {"packing": False, "packed": False, "keep_inputs": False, "liger": False, "compiled": False}
-POSITIONS = torch.tensor([[0, 1, 2, 0, 1, 2, 3, 0], [0, 1, 2, 3, 4, 5, 0, 0]])  # dialogues of 3, 4 and 6 tokens, padding of 1 and 2
+POSITIONS = torch.tensor(
+    [[0, 1, 2, 0, 1, 2, 3, 0], [0, 1, 2, 3, 4, 5, 0, 0]]
+)  # dialogues of 3, 4 and 6 tokens, padding of 1 and 2
 OWNERS = torch.tensor([[1, 1, 1, 2, 2, 2, 2, 0], [1, 1, 1, 1, 1, 1, 0, 0]])  # LLaMA-Factory's mask of the same
 
 
@@ -49,7 +58,9 @@ def test_validation_too_computes_ligers_loss_without_logits(training, monkeypatc
 
     def loss(hidden_states, lm_head_weight, labels, **_):  # Liger's own runs on a GPU only
         computed["training" if hidden_states.requires_grad else "validation"] += 1
-        return torch.nn.functional.cross_entropy((hidden_states @ lm_head_weight.T)[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+        return torch.nn.functional.cross_entropy(
+            (hidden_states @ lm_head_weight.T)[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
+        )
 
     monkeypatch.setattr(qwen2, "LigerForCausalLMLoss", loss)
     torch.manual_seed(0)
@@ -57,12 +68,23 @@ def test_validation_too_computes_ligers_loss_without_logits(training, monkeypatc
     row = {"input_ids": (tokens := torch.randint(0, 64, (8,))), "labels": tokens}
     expected = model.eval()(tokens[None], labels=tokens[None]).loss.item()
     settings = TrainingArguments(
-        str(tmp_path), use_cpu=True, bf16=True, max_steps=1, learning_rate=0.0, eval_strategy="steps", eval_steps=1, report_to="none",
-        prediction_loss_only=True, use_liger_kernel=True, liger_kernel_config=adapter.LOSS_ALONE,
-    )  # fmt: skip
+        str(tmp_path),
+        use_cpu=True,
+        bf16=True,
+        max_steps=1,
+        learning_rate=0.0,
+        eval_strategy="steps",
+        eval_steps=1,
+        report_to="none",
+        prediction_loss_only=True,
+        use_liger_kernel=True,
+        liger_kernel_config=adapter.LOSS_ALONE,
+    )
     if adapted:
         model = get_peft_model(model, LoraConfig(r=2, target_modules="all-linear"))
-    trainer = Trainer(model, settings, train_dataset=[row], eval_dataset=[row, row], callbacks=[training.Faster(**NOTHING | {"liger": True})])
+    trainer = Trainer(
+        model, settings, train_dataset=[row], eval_dataset=[row, row], callbacks=[training.Faster(**NOTHING | {"liger": True})]
+    )
     trainer.train()
     assert computed == {"training": 1, "validation": 1}
     assert trainer.state.log_history[0]["eval_loss"] == pytest.approx(expected, rel=0.01)
@@ -94,13 +116,17 @@ def test_weights_that_are_all_trained_in_float32_reach_attention_in_bfloat16(tra
     model = Qwen2ForCausalLM(Qwen2Config(**SHAPE))
     model.set_attn_implementation(training.PACKED)
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        model(torch.zeros_like(POSITIONS), position_ids=POSITIONS, use_cache=False, cu_seq_lens_q=training.boundaries(POSITIONS))
+        model(
+            torch.zeros_like(POSITIONS), position_ids=POSITIONS, use_cache=False, cu_seq_lens_q=training.boundaries(POSITIONS)
+        )
     assert seen == [{torch.bfloat16}] * 2
 
 
 def test_compiling_a_model_without_layers_is_an_error(training, capsys):
     with ends():
-        training.Faster(**NOTHING | {"compiled": True}).on_train_begin(SimpleNamespace(bf16=False, deepspeed=None), model=torch.nn.Linear(2, 2))
+        training.Faster(**NOTHING | {"compiled": True}).on_train_begin(
+            SimpleNamespace(bf16=False, deepspeed=None), model=torch.nn.Linear(2, 2)
+        )
     assert "adapter.torch_compile, adapter.deepspeed: Linear has no layers" in capsys.readouterr().err
 
 
@@ -109,9 +135,21 @@ def test_a_batch_of_packs_says_where_dialogues_begin_and_has_no_mask(training):
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(ROOT / "models" / "tiny")
-    packs = training.Packs(tokenizer=tokenizer, template=TEMPLATES["qwen"], block_diag_attn=True, attn_implementation="sdpa", neat_packing=True)
-    rows = [{"input_ids": [5] * 8, "attention_mask": own, "labels": [5] * 8, "position_ids": at, "images": [], "videos": [], "audios": []}
-            for own, at in zip(OWNERS.tolist(), POSITIONS.tolist(), strict=True)]  # fmt: skip
+    packs = training.Packs(
+        tokenizer=tokenizer, template=TEMPLATES["qwen"], block_diag_attn=True, attn_implementation="sdpa", neat_packing=True
+    )
+    rows = [
+        {
+            "input_ids": [5] * 8,
+            "attention_mask": own,
+            "labels": [5] * 8,
+            "position_ids": at,
+            "images": [],
+            "videos": [],
+            "audios": [],
+        }
+        for own, at in zip(OWNERS.tolist(), POSITIONS.tolist(), strict=True)
+    ]
     batch = packs(rows)
     assert "attention_mask" not in batch and batch["cu_seq_lens_q"].tolist() == [0, 3, 7, 8, 14, 16]
 
@@ -121,7 +159,10 @@ def adapted() -> tuple[PeftModel, list[LoraLayer]]:
     return model, [module for module in model.modules() if isinstance(module, LoraLayer)]
 
 
-@pytest.mark.parametrize(("bf16", "deepspeed", "dtype"), [(True, "zero/3.json", torch.bfloat16), (True, None, torch.float32), (False, "zero/3.json", torch.float32)])
+@pytest.mark.parametrize(
+    ("bf16", "deepspeed", "dtype"),
+    [(True, "zero/3.json", torch.bfloat16), (True, None, torch.float32), (False, "zero/3.json", torch.float32)],
+)
 def test_deepspeed_is_given_an_adapter_that_widens_nothing(training, bf16, deepspeed, dtype):
     model, _ = adapted()
     training.Faster(**NOTHING).on_init_end(SimpleNamespace(bf16=bf16, deepspeed=deepspeed), model=model)
@@ -164,7 +205,9 @@ def test_each_layer_is_compiled_as_one_graph_under_ddp_too(training, tmp_path, m
     assert len(graphs) == 1  # for both layers
 
 
-@pytest.mark.parametrize(("bf16", "deepspeed", "keep_inputs"), [(True, None, True), (True, "zero/2.json", False), (False, None, False)])
+@pytest.mark.parametrize(
+    ("bf16", "deepspeed", "keep_inputs"), [(True, None, True), (True, "zero/2.json", False), (False, None, False)]
+)
 def test_what_is_asked_for_is_told_to_llamafactorys_training(training, tmp_path, monkeypatch, bf16, deepspeed, keep_inputs):
     known = {"bf16": bf16, "neat_packing": True, "torch_compile": True, "enable_liger_kernel": False, "use_liger_kernel": True}
     known |= {"deepspeed": deepspeed, "model_name_or_path": str(ROOT / "models" / "tiny")}

@@ -1,4 +1,4 @@
-"""Each patch of xinglin/training/llamafactory.py undone in its library, which ends the training with one line; trainings where all hold."""
+"""Each patch of xinglin/training/llamafactory.py undone in its library ends the training with one line; trainings with all."""
 
 import itertools
 import json
@@ -36,16 +36,19 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 TINY = ROOT / "models" / "tiny"
 SIZES = SHAPE | {"vocab_size": 8192, "head_dim": 8, "eos_token_id": 2, "pad_token_id": 0, "tie_word_embeddings": True}
 HYBRID = SIZES | {
-    "layer_types": ["linear_attention", "full_attention"], "linear_key_head_dim": 8, "linear_value_head_dim": 8,
-    "linear_num_key_heads": 2, "linear_num_value_heads": 2,
-}  # fmt: skip
+    "layer_types": ["linear_attention", "full_attention"],
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 2,
+}
 NOTHING = {"packing": False, "packed": False, "keep_inputs": False, "liger": False, "compiled": False}
 BF16 = SimpleNamespace(bf16=True, deepspeed=None, device="cpu")
 
 
 @pytest.fixture
 def training(monkeypatch):
-    """Give xinglin/training/llamafactory.py with an attention in the place of the one that only a GPU has; what it changes is put back."""
+    """Give xinglin/training/llamafactory.py with plain attention in place of the GPU's; what it changes is put back."""
     from xinglin.training import llamafactory as training
 
     monkeypatch.setattr(training, "varlen_attn", plain_varlen)
@@ -217,7 +220,9 @@ def test_ligers_loss_with_logits(training, capsys, monkeypatch):
 def test_liger_knows_by_name_each_kernel_that_is_turned_off_where_layers_are_compiled(kind):
     from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN
 
-    kernels = {name for name, part in signature(MODEL_TYPE_TO_APPLY_LIGER_FN[kind]).parameters.items() if part.annotation is bool}
+    kernels = {
+        name for name, part in signature(MODEL_TYPE_TO_APPLY_LIGER_FN[kind]).parameters.items() if part.annotation is bool
+    }
     assert kernels == set(LOSS_ALONE)  # others it would ignore, and leave on
 
 
@@ -270,13 +275,31 @@ def configured(tmp_path, monkeypatch) -> Callable[..., dict]:
         AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes)).save_pretrained(base)
         AutoTokenizer.from_pretrained(TINY).save_pretrained(base)
         template = yaml.safe_load((ROOT / "templates" / "train.yaml").read_text(encoding="utf-8"))
-        return template | {
-            "model_name_or_path": str(base), "dataset_dir": str(tmp_path), "output_dir": f"{tmp_path}/run-{next(numbers)}",
-            "use_cpu": True, "bf16": False, "max_steps": 3, "cutoff_len": 160, "eval_steps": 3, "logging_steps": 1, "learning_rate": 0.01,
-            "save_strategy": "no", "load_best_model_at_end": False, "early_stopping_steps": None, "plot_loss": False,
-            "per_device_train_batch_size": 2, "torch_compile": False, "enable_liger_kernel": False, "neat_packing": False,
-            "disable_gradient_checkpointing": True,
-        } | changes  # fmt: skip
+        return (
+            template
+            | {
+                "model_name_or_path": str(base),
+                "dataset_dir": str(tmp_path),
+                "output_dir": f"{tmp_path}/run-{next(numbers)}",
+                "use_cpu": True,
+                "bf16": False,
+                "max_steps": 3,
+                "cutoff_len": 160,
+                "eval_steps": 3,
+                "logging_steps": 1,
+                "learning_rate": 0.01,
+                "save_strategy": "no",
+                "load_best_model_at_end": False,
+                "early_stopping_steps": None,
+                "plot_loss": False,
+                "per_device_train_batch_size": 2,
+                "torch_compile": False,
+                "enable_liger_kernel": False,
+                "neat_packing": False,
+                "disable_gradient_checkpointing": True,
+            }
+            | changes
+        )
 
     return make
 
@@ -312,7 +335,9 @@ def test_a_pack_carries_state_from_dialogue_to_dialogue_in_linear_attention(kind
     alone = model(two, labels=two).loss
     positions = torch.arange(12).repeat(2)[None]
     labels = torch.cat([torch.full_like(one, -100), two], 1)
-    packed = model(torch.cat([one, two], 1), position_ids=positions, labels=labels).loss  # full attention is kept apart by these
+    packed = model(
+        torch.cat([one, two], 1), position_ids=positions, labels=labels
+    ).loss  # full attention is kept apart by these
     assert abs(packed - alone) > 0.01 * alone
     with one_line(capsys, "transformers", f"run into each other in {type(model).__name__}", "neat_packing: false"):
         begin(training, model, collator(training.SFTDataCollatorWith4DAttentionMask, block_diag_attn=False), packing=True)

@@ -38,7 +38,17 @@ def test_a_metric_that_does_not_exist_is_named(capsys):
 def test_the_stage_stops_at_the_gate_and_merges_nothing(workplace, stage):
     folder = workplace({"merged.gate": {"scores": {}, "gains": {"rouge-l": 0.0}}})
     (folder / "metrics.json").write_text(json.dumps(METRICS))
-    done = stage("merged", base="b", adapter="a", predictions="p", metrics="metrics.json", template="t", card="c", tokenizer="t", out="merged")
+    done = stage(
+        "merged",
+        base="b",
+        adapter="a",
+        predictions="p",
+        metrics="metrics.json",
+        template="t",
+        card="c",
+        tokenizer="t",
+        out="merged",
+    )
     assert done.status == 1 and "gate: rouge-l" in done.error and not (folder / "merged").exists()
 
 
@@ -57,14 +67,18 @@ def test_a_tuned_model_is_exported_itself_in_the_bases_own_precision_or_the_one_
 
 def card(changes):
     metrics, parity = json.loads((ROOT / "metrics.json").read_text()), {"mean": 0.01, "tolerance": 0.06}
-    return merged.card(ROOT / "templates" / "card.md", base={"model": "tiny"}, metrics=metrics, params=params_with(changes), parity=parity)
+    return merged.card(
+        ROOT / "templates" / "card.md", base={"model": "tiny"}, metrics=metrics, params=params_with(changes), parity=parity
+    )
 
 
 def test_the_card_says_how_it_was_tuned():
     lora, full = (card({"adapter.finetuning_type": kind}) for kind in ("lora", "full"))
     assert lora.startswith("---\nlanguage: zh\n")
     assert "question-answering, lora]" in lora and "- LoRA：rank 8，alpha 16，学习率" in lora and "评测并合并而成" in lora
-    assert "question-answering]" in full and "- 全参数微调，学习率" in full and "lora" not in full.lower() and "合并" not in full
+    assert (
+        "question-answering]" in full and "- 全参数微调，学习率" in full and "lora" not in full.lower() and "合并" not in full
+    )
 
 
 def test_the_card_says_how_answers_were_decoded():
@@ -124,13 +138,24 @@ def test_a_merge_that_moves_more_than_rounding_explains_says_what_may_be_wrong(t
     assert line.count("\n") == 1 and "0.0700 nats" in line and "bfloat16 allows 0.06" in line and "merged.tolerance" in line
 
 
-def test_the_merged_model_carries_tokenizer_template_ends_and_decoding_and_nothing_of_the_bases_sampling(tmp_path, tiny_tokenizer):
+def test_the_merged_model_carries_tokenizer_template_ends_and_decoding_and_nothing_of_the_bases_sampling(
+    tmp_path, tiny_tokenizer
+):
     base, folder = tmp_path / "base", tmp_path / "merged"
     for made in (base, folder):
         shutil.copytree(ROOT / "models" / "tiny", made)
-    bases = {"temperature": 0.7, "top_p": 0.8, "top_k": 20, "repetition_penalty": 1.1, "do_sample": True, "max_new_tokens": 2048}
+    bases = {
+        "temperature": 0.7,
+        "top_p": 0.8,
+        "top_k": 20,
+        "repetition_penalty": 1.1,
+        "do_sample": True,
+        "max_new_tokens": 2048,
+    }
     for made in (base, folder):
-        (made / "generation_config.json").write_text(json.dumps(bases | {"eos_token_id": 0, "bos_token_id": 1, "pad_token_id": 0}))
+        (made / "generation_config.json").write_text(
+            json.dumps(bases | {"eos_token_id": 0, "bos_token_id": 1, "pad_token_id": 0})
+        )
     merged.put_files(base, tiny_tokenizer, folder, params_with().decoding)
     for name in merged.TOKENIZER:
         assert (folder / name).read_bytes() == (tiny_tokenizer / name).read_bytes()

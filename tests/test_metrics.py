@@ -9,7 +9,13 @@ from xinglin.scoring import intervals
 from xinglin.scoring.scores import NAMES, RATES
 
 METRICS = params_with().metrics
-PATHS = {"predictions": "predictions", "training": "training.json", "out": "metrics.json", "answers": "answers.csv", "plots": "scores.csv"}
+PATHS = {
+    "predictions": "predictions",
+    "training": "training.json",
+    "out": "metrics.json",
+    "answers": "answers.csv",
+    "plots": "scores.csv",
+}
 TRAINING = {"steps": 1, "verdict": "converged", "reason": "it stood still"}
 
 
@@ -35,7 +41,10 @@ def test_the_interval_covers_the_true_mean_about_95_times_in_100():
 def predictions(folder, base, tuned):
     folder.mkdir()
     for name, texts in (("base", base), ("tuned", tuned)):
-        rows = [{"id": str(i), "reference": "多喝温水，注意休息。", "prediction": t, "finish_reason": "stop"} for i, t in enumerate(texts)]
+        rows = [
+            {"id": str(i), "reference": "多喝温水，注意休息。", "prediction": t, "finish_reason": "stop"}
+            for i, t in enumerate(texts)
+        ]
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
 
 

@@ -94,7 +94,7 @@ def correct(page: Page, text: str) -> None:
 
 
 def sent(model: str) -> list[list[dict]]:
-    """Return the messages of each request that the model has seen, but for the one-token ones by which the application looks whether it is there."""
+    """Return the messages of each request that the model has seen, but for the application's one-token probes."""
     return [request["messages"] for request in httpx.get(f"{model}/state").json()["seen"] if request["max_tokens"] > 1]
 
 
@@ -238,7 +238,9 @@ def test_enter_that_ends_a_composition_does_not_send(page, context):
     question(page).click()
     session = context.new_cdp_session(page)
     session.send("Input.imeSetComposition", {"text": "kesou", "selectionStart": 5, "selectionEnd": 5})
-    session.send("Input.dispatchKeyEvent", {"type": "rawKeyDown", "windowsVirtualKeyCode": 229, "key": "Process", "code": "Enter"})
+    session.send(
+        "Input.dispatchKeyEvent", {"type": "rawKeyDown", "windowsVirtualKeyCode": 229, "key": "Process", "code": "Enter"}
+    )
     session.send("Input.dispatchKeyEvent", {"type": "keyUp", "windowsVirtualKeyCode": 13, "key": "Enter", "code": "Enter"})
     session.send("Input.insertText", {"text": "咳嗽"})
     page.wait_for_timeout(500)

@@ -26,12 +26,18 @@ from xinglin.training.settings import Adapter
         ({"base.source": "modelscope"}, ["base", "base.model"]),
         ({"serve.port": 70000}, ["serve.port", "70000", "65535"]),
         ({"predictions.max_new_tokens": 4096}, ["max_new_tokens", "4096", "2048"]),
-        ({"adapter.finetuning_type": "full", "adapter.quantization_bit": 4}, ["adapter", "quantization_bit is 4", "finetuning_type 'full'"]),
+        (
+            {"adapter.finetuning_type": "full", "adapter.quantization_bit": 4},
+            ["adapter", "quantization_bit is 4", "finetuning_type 'full'"],
+        ),
         ({"adapter.finetuning_type": "freeze"}, ["adapter.finetuning_type", "'freeze'", "'full'"]),
         ({"adapter.deepspeed": 3}, ["deepspeed is 3", "adapter.gpus"]),
         ({"adapter.deepspeed": 1, "adapter.gpus": 2}, ["adapter.deepspeed", "1", "2 or 3"]),
         ({"speed": {}}, ["speed", "unknown"]),
-        ({"predictions.repetition_penalty": 1.3}, ["predictions.repetition_penalty", "unknown", "'decoding.repetition_penalty'"]),
+        (
+            {"predictions.repetition_penalty": 1.3},
+            ["predictions.repetition_penalty", "unknown", "'decoding.repetition_penalty'"],
+        ),
         ({"decoding.temperature": 0.001}, ["decoding", "temperature is 0.001", "0 (greedy), or 0.01 and more"]),
         ({"decoding.temperature": 2.1}, ["decoding.temperature", "2.1", "less than or equal to 2"]),
         ({"decoding.temperature": float("nan")}, ["decoding.temperature", "nan"]),
@@ -112,11 +118,18 @@ def test_a_stage_checks_the_sections_that_it_reads_and_no_other(workplace, capsy
 
 def test_a_typo_in_any_section_ends_the_first_stage(tmp_path):
     (tmp_path / "data").symlink_to(ROOT / "data")
-    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text(encoding="utf-8").replace("lora_rank:", "lora_rnk:"), encoding="utf-8")
+    (tmp_path / "params.yaml").write_text(
+        (ROOT / "params.yaml").read_text(encoding="utf-8").replace("lora_rank:", "lora_rnk:"), encoding="utf-8"
+    )
     line = [sys.executable, "-m", "tools.run", "stages.raw", "--sample", "data/sample/dialogues.jsonl", "--out", "raw"]
-    run = partial(subprocess.run, line, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    run = partial(
+        subprocess.run, line, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
     done = run()
-    assert done.returncode == 2 and done.stderr == "error: params.yaml: adapter.lora_rnk: unknown parameter, did you mean 'lora_rank'?\n"
+    assert (
+        done.returncode == 2
+        and done.stderr == "error: params.yaml: adapter.lora_rnk: unknown parameter, did you mean 'lora_rank'?\n"
+    )
     assert not (tmp_path / "raw").exists()
     shutil.copy(ROOT / "params.yaml", tmp_path)
     assert run().returncode == 0 and (tmp_path / "raw").is_dir()

@@ -228,7 +228,9 @@ def test_llamafactorys_pages_open_on_loopback_with_everything_filled_in(pipeline
             shown = str(list(client.submit(fn_index=fns["/resume_filled"])))
             assert "Custom" in shown and "data/split" in shown and "'test'" in shown
             base, template = client.predict("Custom", fn_index=fns["/get_model_info"])
-            assert (pipeline.folder / base / "model.safetensors").samefile(pipeline.folder / "models" / "tiny" / "model.safetensors")
+            assert (pipeline.folder / base / "model.safetensors").samefile(
+                pipeline.folder / "models" / "tiny" / "model.safetensors"
+            )
             assert template == "qwen"
             assert client.predict("Custom", "lora", fn_index=fns["/list_checkpoints"])["value"] == ["models/adapter"]
 

@@ -12,7 +12,10 @@ def test_every_knob_of_an_answer_reaches_the_server(tmp_path):
         answer_all(url, tmp_path / "a", {"predictions.max_new_tokens": 77, "decoding.repetition_penalty": 1.5})
         sampled = {"temperature": 0.7, "top_p": 0.8, "top_k": 20, "repetition_penalty": 1.05, "seed": 7}
         answer_all(url, tmp_path / "b", {f"decoding.{name}": value for name, value in sampled.items()})
-    greedy, drawn = ([{k: v for k, v in body.items() if k != "messages"} for body in some] for some in (bodies[: len(ASKED)], bodies[len(ASKED) :]))
+    greedy, drawn = (
+        [{k: v for k, v in body.items() if k != "messages"} for body in some]
+        for some in (bodies[: len(ASKED)], bodies[len(ASKED) :])
+    )
     assert greedy == [{"model": "tuned", "max_tokens": 77, "temperature": 0, "repetition_penalty": 1.5}] * len(ASKED)
     assert drawn == [{"model": "tuned", "max_tokens": 256, **sampled}] * len(ASKED)
 

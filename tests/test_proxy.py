@@ -24,10 +24,17 @@ def proxied(tmp_path: Path):
     port = free_port()
     with model_server(tmp_path, free_port(), pace=20) as model, application(tmp_path, model) as url:
         server = (ROOT / "docs" / "nginx.conf").read_text(encoding="utf-8")
-        server = re.sub(r"listen 443 ssl;|ssl_certificate.*;", "", server).replace("server_name xinglin", f"listen 127.0.0.1:{port};\n    server_name xinglin")
+        server = re.sub(r"listen 443 ssl;|ssl_certificate.*;", "", server).replace(
+            "server_name xinglin", f"listen 127.0.0.1:{port};\n    server_name xinglin"
+        )
         server = server.replace("http://127.0.0.1:8080", url)
-        temporary = "".join(f"{kind}_temp_path {tmp_path}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
-        config = f"pid {tmp_path}/nginx.pid; error_log {tmp_path}/error.log; daemon off; events {{}} http {{ access_log off; {temporary}\n{server} }}"
+        temporary = "".join(
+            f"{kind}_temp_path {tmp_path}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )
+        config = (
+            f"pid {tmp_path}/nginx.pid; error_log {tmp_path}/error.log; daemon off; events {{}} http "
+            f"{{ access_log off; {temporary}\n{server} }}"
+        )
         (tmp_path / "nginx.conf").write_text(config, encoding="utf-8")
         nginx = subprocess.Popen(["/usr/sbin/nginx", "-c", str(tmp_path / "nginx.conf"), "-e", str(tmp_path / "error.log")])
         try:

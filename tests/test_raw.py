@@ -16,9 +16,14 @@ def test_the_source_is_kept_byte_for_byte(workplace, stage, tmp_path):
     assert (folder / "raw" / "dialogues.jsonl").read_bytes() == LINE
 
 
-@pytest.mark.parametrize(("name", "content", "words"), [
-    ("absent.jsonl", None, "no such file"), ("mine.docx", b"x", "expected a name that ends in .jsonl"), ("mine.jsonl", b"", "is empty"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("absent.jsonl", None, "no such file"),
+        ("mine.docx", b"x", "expected a name that ends in .jsonl"),
+        ("mine.jsonl", b"", "is empty"),
+    ],
+)
 def test_a_source_that_cannot_be_used_is_one_line_and_leaves_nothing(workplace, stage, tmp_path, name, content, words):
     if content is not None:
         (tmp_path / name).write_bytes(content)

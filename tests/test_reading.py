@@ -27,9 +27,16 @@ def read(file):
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "gbk", "gb18030"])
-@pytest.mark.parametrize(("ending", "pack"), [("", bytes), (".gz", gzip.compress), (".xz", lzma.compress), (".zst", zstandard.compress)])
+@pytest.mark.parametrize(
+    ("ending", "pack"), [("", bytes), (".gz", gzip.compress), (".xz", lzma.compress), (".zst", zstandard.compress)]
+)
 def test_lines_and_arrays_are_read_in_each_encoding_and_packing(tmp_path, encoding, ending, pack):
-    for kind, text in ((".jsonl", LINES), (".json", json.dumps(ROWS, ensure_ascii=False, indent=1)), (".json", LINES), (".jsonl", json.dumps(ROWS))):
+    for kind, text in (
+        (".jsonl", LINES),
+        (".json", json.dumps(ROWS, ensure_ascii=False, indent=1)),
+        (".json", LINES),
+        (".jsonl", json.dumps(ROWS)),
+    ):
         file = tmp_path / f"d{kind}{ending}"
         file.write_bytes(pack(text.encode(encoding)))
         assert read(file) == [(1, ROWS[0]), (2, ROWS[1])]
@@ -105,7 +112,10 @@ def test_a_file_that_cannot_be_read_is_one_line_that_names_it(tmp_path, capsys, 
 
 
 @settings(max_examples=200, deadline=None)
-@given(content=st.binary(max_size=300), kind=st.sampled_from([".jsonl", ".json", ".csv", ".tsv", ".jsonl.gz", ".csv.xz", ".json.zst"]))
+@given(
+    content=st.binary(max_size=300),
+    kind=st.sampled_from([".jsonl", ".json", ".csv", ".tsv", ".jsonl.gz", ".csv.xz", ".json.zst"]),
+)
 def test_any_bytes_are_read_or_refused_but_never_raise(tmp_path_factory, content, kind):
     file = tmp_path_factory.mktemp("any") / f"d{kind}"
     file.write_bytes(content)
@@ -113,7 +123,24 @@ def test_any_bytes_are_read_or_refused_but_never_raise(tmp_path_factory, content
         list(records(file))
 
 
-TOKENS = [b'"data"', b'"messages"', b"[", b"{", b"]}", b'"', b"\\ud800", b"\\u0000", b",", b"\n", b"\r", b"\t", b"\xef\xbb\xbf", b"\xff", b"1e999", b"\xb4\xf0"]
+TOKENS = [
+    b'"data"',
+    b'"messages"',
+    b"[",
+    b"{",
+    b"]}",
+    b'"',
+    b"\\ud800",
+    b"\\u0000",
+    b",",
+    b"\n",
+    b"\r",
+    b"\t",
+    b"\xef\xbb\xbf",
+    b"\xff",
+    b"1e999",
+    b"\xb4\xf0",
+]
 
 
 @pytest.mark.soak
@@ -122,7 +149,12 @@ def test_ten_minutes_of_damaged_files_raise_nothing(tmp_path):
     draw = random.Random(time.time_ns() if SEED is None else int(SEED))
     converted = params_with().converted
     seeds = [(ROOT / "data" / "sample" / name).read_bytes()[:6000] for name in ("messy.jsonl", "dialogues.jsonl")]
-    seeds += [json.dumps(ROWS).encode(), json.dumps(ROWS, ensure_ascii=False, indent=1).encode("gbk"), TABLE.encode("gb18030"), TABLE.encode()]
+    seeds += [
+        json.dumps(ROWS).encode(),
+        json.dumps(ROWS, ensure_ascii=False, indent=1).encode("gbk"),
+        TABLE.encode("gb18030"),
+        TABLE.encode(),
+    ]
     end, count = time.monotonic() + float(os.environ.get("FUZZ_SECONDS", "600")), 0
     while time.monotonic() < end:
         content = bytearray(draw.choice(seeds))
@@ -137,7 +169,10 @@ def test_ten_minutes_of_damaged_files_raise_nothing(tmp_path):
                     content[place : place + 1] = draw.randbytes(1)
                 case _:
                     content[place:place] = content[(start := draw.randrange(len(content) + 1)) : start + draw.randrange(200)]
-        kind, (ending, pack) = draw.choice((".jsonl", ".json", ".csv", ".tsv")), draw.choice((("", bytes), (".gz", gzip.compress), (".zst", zstandard.compress)))
+        kind, (ending, pack) = (
+            draw.choice((".jsonl", ".json", ".csv", ".tsv")),
+            draw.choice((("", bytes), (".gz", gzip.compress), (".zst", zstandard.compress))),
+        )
         packed = pack(bytes(content))
         file = tmp_path / f"d{kind}{ending}"
         file.write_bytes(packed[: draw.randrange(len(packed) + 1)] if draw.random() < 0.1 else packed)

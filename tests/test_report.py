@@ -90,10 +90,18 @@ def write_run() -> None:
     write_timing("adapter", Path("plots/loss/training.csv"), seconds=3725.2)
     write_answers()
     lengths = {"p5": 1, "p50": 5, "p95": 9, "p99": 10, "p100": 11}
-    write("plots/data/stats.json", json.dumps({
-        "dialogues": 90, "questions": 180, "characters": {"question": lengths, "answer": lengths},
-        "tokens": {"dialogue": lengths, "per_character": 0.9}, "vocabulary": {"characters": 1, "words": 2, "tokens": 3},
-    }))  # fmt: skip
+    write(
+        "plots/data/stats.json",
+        json.dumps(
+            {
+                "dialogues": 90,
+                "questions": 180,
+                "characters": {"question": lengths, "answer": lengths},
+                "tokens": {"dialogue": lengths, "per_character": 0.9},
+                "vocabulary": {"characters": 1, "words": 2, "tokens": 3},
+            }
+        ),
+    )
     write_rows("plots/data/turns.csv", [["questions", "train", "val", "test"], [1, 5, 2, 2], [2, 4, 1, 1]])
     write_rows("plots/data/characters.csv", [["characters", "questions", "answers"], [0, 4, 0], [10, 1, 5]])
     write_rows("plots/data/cutoff_len.csv", [["cutoff_len", "cut", "lost", "cost"], [256, 0.5, 0.2, 0.8], [512, 0, 0, 1]])
@@ -101,13 +109,27 @@ def write_run() -> None:
     counts = {"raw": 95, "converted": 90, "rejected": 3, "duplicates": 2, "shape": "huatuo", "multi_turn": 40}
     write("data/converted/stats.json", json.dumps(counts | {"reasons": {"an empty turn": 3}, "mended": {"trimmed": 6}}))
     shares = {"train": 0.6, "val": 0.2, "test": 0.2}
-    write("data/split/report.json", json.dumps({
-        "rows": {"train": 54, "val": 18, "test": 18}, "shares": shares, "deviation": shares, "chance": shares,
-        "mix": {part: {"multi_turn": 0.5} for part in shares}, "grams_13": {"test": {"texts": 0.25, "grams": 0.1}},
-        "groups": 88, "largest_group": 2, "overlap": {"exact": 0, "near": 0},
-    }))  # fmt: skip
-    write("models/merged/README.md", "---\nlanguage: zh\n---\n# 卡\n\n**不是医生** <script>window.hacked = 4</script>\n\n"
-          "![图](https://example.com/x.png) [坏](javascript:window.hacked=5)\n\n|指标|值|\n|---|---|\n|chrf|5|\n")  # fmt: skip
+    write(
+        "data/split/report.json",
+        json.dumps(
+            {
+                "rows": {"train": 54, "val": 18, "test": 18},
+                "shares": shares,
+                "deviation": shares,
+                "chance": shares,
+                "mix": {part: {"multi_turn": 0.5} for part in shares},
+                "grams_13": {"test": {"texts": 0.25, "grams": 0.1}},
+                "groups": 88,
+                "largest_group": 2,
+                "overlap": {"exact": 0, "near": 0},
+            }
+        ),
+    )
+    write(
+        "models/merged/README.md",
+        "---\nlanguage: zh\n---\n# 卡\n\n**不是医生** <script>window.hacked = 4</script>\n\n"
+        "![图](https://example.com/x.png) [坏](javascript:window.hacked=5)\n\n|指标|值|\n|---|---|\n|chrf|5|\n",
+    )
 
 
 @pytest.fixture(scope="module")

@@ -151,13 +151,20 @@ def test_every_bound_says_why_it_is_there(source):
 
 
 def test_a_gateway_alone_installs_what_it_loads_and_no_more():
-    code = "import sys, app.main, app.keys, app.feedback; print(*(m.__file__ for n, m in sys.modules.items() if n.startswith(('app.', 'xinglin.')) and m.__file__))"
+    code = (
+        "import sys, app.main, app.keys, app.feedback; print(*(m.__file__ for n, m in sys.modules.items() if "
+        "n.startswith(('app.', 'xinglin.')) and m.__file__))"
+    )
     loaded: set[str] = set()
-    for file in subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split():
+    for file in subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split():
         for node in ast.walk(ast.parse(Path(file).read_text(encoding="utf-8"))):
             loaded |= {alias.name for alias in node.names} if isinstance(node, ast.Import) else set()
             loaded |= {str(node.module)} if isinstance(node, ast.ImportFrom) else set()
-    needed = {name.split(".")[0].replace("_", "-") for name in loaded} - sys.stdlib_module_names - {"app", "xinglin", "starlette"}
+    needed = (
+        {name.split(".")[0].replace("_", "-") for name in loaded} - sys.stdlib_module_names - {"app", "xinglin", "starlette"}
+    )
     asked = set(re.findall(r"^[a-z][a-z0-9-]*", (REQUIREMENTS / "app.in").read_text(encoding="utf-8"), re.M))
     unseen = {"httptools", "psycopg", "uvloop"}  # loaded by uvicorn and SQLAlchemy, by name
     assert asked - unseen == needed, "starlette comes with fastapi"

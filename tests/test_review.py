@@ -1,4 +1,4 @@
-"""The workflows that review a pull request, played on a bare repository; GitHub's program is a fake, GitLab's notes a loopback server."""
+"""Pull request review workflows played on a bare repository; GitHub's program is a fake, GitLab's notes a loopback server."""
 
 import ast
 import json
@@ -71,9 +71,12 @@ def test_a_pull_request_gets_one_comment_that_says_what_it_does(server, runner, 
     }
     calls, summary = tmp_path / "calls", tmp_path / "summary"
     environment = {
-        "PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}", "CALLS": str(calls), "EXISTING": "",
-        "GITHUB_STEP_SUMMARY": str(summary), "GITHUB_REPOSITORY": "us/xinglin",
-    }  # fmt: skip
+        "PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        "CALLS": str(calls),
+        "EXISTING": "",
+        "GITHUB_STEP_SUMMARY": str(summary),
+        "GITHUB_REPOSITORY": "us/xinglin",
+    }
     play(REVIEW["jobs"]["review"], runner, values, **environment)
     found = (runner / "review.md").read_text(encoding="utf-8")
     assert summary.read_text(encoding="utf-8") == found and len(found) < 65536, "what a comment may hold"
@@ -102,10 +105,20 @@ def test_a_pull_request_gets_one_comment_that_says_what_it_does(server, runner, 
 def test_a_fork_gets_the_summary_and_what_git_alone_knows(runner, tmp_path):
     program(tmp_path / "bin" / "gh", "exit 9")
     path = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
-    play(REVIEW["jobs"]["review"], runner, {}, PATH=path, GITHUB_STEP_SUMMARY=str(tmp_path / "summary"), GITHUB_REPOSITORY="us/xinglin")
+    play(
+        REVIEW["jobs"]["review"],
+        runner,
+        {},
+        PATH=path,
+        GITHUB_STEP_SUMMARY=str(tmp_path / "summary"),
+        GITHUB_REPOSITORY="us/xinglin",
+    )
     found = (tmp_path / "summary").read_text(encoding="utf-8")
     assert ": better\n" in found
-    assert re.search(r"The rows of `HEAD\^1` and `workspace` are in neither .*dvc pull.*train 30, val 10, test 40, \d+ bytes → train 30", found)
+    assert re.search(
+        r"The rows of `HEAD\^1` and `workspace` are in neither .*dvc pull.*train 30, val 10, test 40, \d+ bytes → train 30",
+        found,
+    )
     assert "The answers of `HEAD^1` and `workspace` are in neither DVC's cache nor a remote" in found
 
 
@@ -133,10 +146,15 @@ def test_a_merge_request_gets_one_note_that_is_kept_up_to_date(server, runner, t
         base = run(runner, "git", "merge-base", "origin/main", "origin/rank").stdout.strip()
         run(runner, "git", "checkout", "--quiet", "origin/rank")
         environment = {
-            "PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}", "CI_MERGE_REQUEST_DIFF_BASE_SHA": base,
-            "REVIEW_TOKEN": "t", "CI_API_V4_URL": f"http://127.0.0.1:{host.server_port}", "CI_PROJECT_ID": "1",
-            "CI_MERGE_REQUEST_IID": "2", "DVC_REMOTE_URL": str(server / "store"), "no_proxy": "127.0.0.1",
-        }  # fmt: skip
+            "PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}",
+            "CI_MERGE_REQUEST_DIFF_BASE_SHA": base,
+            "REVIEW_TOKEN": "t",
+            "CI_API_V4_URL": f"http://127.0.0.1:{host.server_port}",
+            "CI_PROJECT_ID": "1",
+            "CI_MERGE_REQUEST_IID": "2",
+            "DVC_REMOTE_URL": str(server / "store"),
+            "no_proxy": "127.0.0.1",
+        }
         for _ in range(2):
             run(runner, "bash", "-e", "-c", "\n".join(GITLAB["review"]["script"]), **environment)
         host.shutdown()
@@ -148,7 +166,10 @@ def test_a_merge_request_gets_one_note_that_is_kept_up_to_date(server, runner, t
 
 
 def test_the_review_installs_what_its_modules_load_and_no_more():
-    code = "import sys, tools.diff; print(*(m.__file__ for n, m in sys.modules.items() if n.startswith(('xinglin.', 'tools.')) and m.__file__))"
+    code = (
+        "import sys, tools.diff; print(*(m.__file__ for n, m in sys.modules.items() if "
+        "n.startswith(('xinglin.', 'tools.')) and m.__file__))"
+    )
     loaded = set()
     for file in run(ROOT, sys.executable, "-c", code).stdout.split():
         for node in ast.parse(Path(file).read_text(encoding="utf-8")).body:
@@ -175,7 +196,9 @@ def test_a_workflow_is_safe_with_anybodys_branch(workflow):
 
 def test_workflows_may_do_what_they_must_and_no_more():
     assert REVIEW["on"] == "pull_request" and REVIEW["permissions"] == {"contents": "read", "pull-requests": "write"}
-    assert PIPELINE["on"] == {"pull_request": None, "push": {"branches": ["main"]}} and PIPELINE["permissions"] == {"contents": "read"}
+    assert PIPELINE["on"] == {"pull_request": None, "push": {"branches": ["main"]}} and PIPELINE["permissions"] == {
+        "contents": "read"
+    }
     checkout = REVIEW["jobs"]["review"]["steps"][0]
     assert checkout["with"]["fetch-depth"] == 0, "the base is needed too"
     assert [step["name"] for step in REVIEW["jobs"]["review"]["steps"] if "GH_TOKEN" in step.get("env", {})] == ["Comment"]

@@ -32,7 +32,10 @@ def test_scores_equal_llamafactorys_own_class_to_four_decimals():
 
     drawn, draw = list(PAIRS), random.Random(1)
     text = "".join(a + b for a, b in PAIRS)
-    drawn += [("".join(draw.choices(text, k=draw.randint(1, 80))), "".join(draw.choices(text, k=draw.randint(1, 80)))) for _ in range(40)]
+    drawn += [
+        ("".join(draw.choices(text, k=draw.randint(1, 80))), "".join(draw.choices(text, k=draw.randint(1, 80))))
+        for _ in range(40)
+    ]
     for reference, prediction in drawn:
         texts = ["", reference, prediction]
         similarity = ComputeSimilarity(tokenizer=Tokenizer())
@@ -69,7 +72,10 @@ def chrf_by_hand(reference: str, prediction: str, longest: int = 6, beta: float 
 
 def test_chrf_is_the_published_formula():
     for reference, prediction in PAIRS:
-        assert scores.chrf(reference, prediction) == pytest.approx(chrf_by_hand(reference, prediction), abs=1e-3), (reference, prediction)
+        assert scores.chrf(reference, prediction) == pytest.approx(chrf_by_hand(reference, prediction), abs=1e-3), (
+            reference,
+            prediction,
+        )
     assert scores.chrf("相同的句子", "相同的句子") == 100
 
 
@@ -88,7 +94,13 @@ def test_meaning_is_the_cosine_of_embeddings_whatever_else_is_in_the_batch(tmp_p
     torch.manual_seed(1)
     known = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted(set("".join(a + b for a, b in PAIRS)))]
     BertTokenizer(vocab={word: number for number, word in enumerate(known)}).save_pretrained(tmp_path)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "max_position_embeddings": 256}
+    sizes = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "max_position_embeddings": 256,
+    }
     model = BertModel(BertConfig(vocab_size=len(known), **sizes)).eval()
     model.save_pretrained(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
@@ -98,6 +110,8 @@ def test_meaning_is_the_cosine_of_embeddings_whatever_else_is_in_the_batch(tmp_p
             return model(**tokenizer(text, return_tensors="pt")).last_hidden_state.mean(1)[0]
 
     rows = [{"prediction": p, "reference": r} for r, p in PAIRS if p.strip() and r.strip()]
-    expected = [100 * torch.cosine_similarity(embedding(row["prediction"]), embedding(row["reference"]), 0).item() for row in rows]
+    expected = [
+        100 * torch.cosine_similarity(embedding(row["prediction"]), embedding(row["reference"]), 0).item() for row in rows
+    ]
     found = scores.meaning([*rows, {"prediction": " ", "reference": "参考"}], str(tmp_path))
     assert found[:-1] == pytest.approx(expected, abs=0.01) and found[-1] == 0

@@ -25,7 +25,11 @@ def vllm(path: str, body: dict) -> tuple[int, object]:
         return 200, {"choices": [{"prompt_logprobs": known}]}
     if path == "/v1/chat/completions":
         return 200, {"choices": [{"message": {"content": ANSWER}, "finish_reason": "stop", "logprobs": {"content": []}}]}
-    plain = {"/version": {"version": "0.32.0"}, "/v1/models": {"data": [{"id": "xinglin", "max_model_len": 2048}]}, "/tokenize": {"tokens": PROMPT}}
+    plain = {
+        "/version": {"version": "0.32.0"},
+        "/v1/models": {"data": [{"id": "xinglin", "max_model_len": 2048}]},
+        "/tokenize": {"tokens": PROMPT},
+    }
     return (200, plain[path]) if path in plain else (404, {})
 
 
@@ -73,9 +77,13 @@ def checked(workplace, monkeypatch, capsys):
             rows = [{"id": str(n)} | KEPT for n in range(4)]
             kept = [{"id": row["id"], "prompt": PROMPT, "answer": TOKENS, "logprobs": [-1.0] * len(TOKENS)} for row in rows]
             for file, lines in (("tuned", rows), ("logprobs", kept)):
-                (folder / "data" / "predictions" / f"{file}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+                (folder / "data" / "predictions" / f"{file}.jsonl").write_text(
+                    "".join(json.dumps(line) + "\n" for line in lines)
+                )
             (folder / "models" / "merged" / "parity.json").write_text('{"tolerance": 0.06}')
-            config = generation_config(params_with({f"decoding.{name}": value for name, value in changes.items()}).decoding, {}, {2})
+            config = generation_config(
+                params_with({f"decoding.{name}": value for name, value in changes.items()}).decoding, {}, {2}
+            )
             (folder / "models" / "merged" / "generation_config.json").write_text(json.dumps(config))
         with serving(answer) as url, ends() as end:
             monkeypatch.setenv("URL", url)
@@ -89,14 +97,19 @@ def test_a_server_of_what_was_scored_passes_and_the_texts_are_compared(checked):
     status, lines = checked(vllm)
     assert status == 0 and all(line.startswith("ok ") for line in lines.values())
     assert "4 kept prompts" in lines["prompts"] and "4 kept answers moved by 0.0000 nats" in lines["weights"]
-    assert f"3 of 3 answers are the same unasked as greedy, repetition penalty 1.3; characters as kept: {len(ANSWER)} of {len(ANSWER)}, " in lines["decoding"]
+    assert (
+        "3 of 3 answers are the same unasked as greedy, repetition penalty 1.3; characters "
+        f"as kept: {len(ANSWER)} of {len(ANSWER)}, " in lines["decoding"]
+    )
 
 
 def test_both_requests_of_a_question_meet_its_prompt_in_the_cache_and_differ_in_decoding_alone(checked):
     for changes in ({}, {"temperature": 0.7, "top_p": 0.8}):
         checked(vllm, **changes)
         warm, unasked, spelled = [body for path, body in SEEN if path == "/v1/chat/completions"][:3]
-        chosen = fields(params_with({f"decoding.{name}": value for name, value in changes.items()} | {"decoding.seed": 0}).decoding)
+        chosen = fields(
+            params_with({f"decoding.{name}": value for name, value in changes.items()} | {"decoding.seed": 0}).decoding
+        )
         drawn = {"seed": 0} if changes else {}
         assert warm == {"model": "xinglin", "messages": KEPT["messages"], "max_tokens": 1}
         assert unasked == warm | {"max_tokens": len(TOKENS)} | drawn and spelled == unasked | chosen
@@ -116,7 +129,11 @@ def test_other_weights_are_found_out(checked):
         return status, value
 
     status, lines = checked(other)
-    assert status == 1 and lines["weights"].startswith("FAILED") and "moved by 0.1000 nats a token, 0.06 allowed" in lines["weights"]
+    assert (
+        status == 1
+        and lines["weights"].startswith("FAILED")
+        and "moved by 0.1000 nats a token, 0.06 allowed" in lines["weights"]
+    )
     assert lines["prompts"].startswith("ok ") and lines["decoding"].startswith("ok ")
 
 
@@ -138,14 +155,20 @@ def test_one_answer_alike_of_three_is_enough_where_rounding_parts_the_others(che
     given = iter(["", "甲", "甲二", "", "甲", "甲三", "", ANSWER[:9] + "四", ANSWER[:9] + "四"])
 
     def rounds(path, body):
-        return (200, {"choices": [{"message": {"content": next(given)}}]}) if path == "/v1/chat/completions" else vllm(path, body)
+        return (
+            (200, {"choices": [{"message": {"content": next(given)}}]}) if path == "/v1/chat/completions" else vllm(path, body)
+        )
 
     status, lines = checked(rounds)
-    assert status == 0 and f"characters as kept: 0 of {len(ANSWER)}, 0 of {len(ANSWER)}, 9 of {len(ANSWER)}" in lines["decoding"]
+    assert (
+        status == 0 and f"characters as kept: 0 of {len(ANSWER)}, 0 of {len(ANSWER)}, 9 of {len(ANSWER)}" in lines["decoding"]
+    )
 
 
 def test_of_a_server_that_is_no_vllm_the_decoding_alone_is_checked(checked):
-    status, lines = checked(lambda path, body: (404, {}) if path in ("/version", "/tokenize", "/v1/completions") else vllm(path, body))
+    status, lines = checked(
+        lambda path, body: (404, {}) if path in ("/version", "/tokenize", "/v1/completions") else vllm(path, body)
+    )
     assert status == 0 and lines["decoding"].startswith("ok ")
     for name in ("prompts", "weights"):
         assert lines[name].startswith(f"skipped {name}: not checked: ") and "is no vLLM" in lines[name]
@@ -154,7 +177,9 @@ def test_of_a_server_that_is_no_vllm_the_decoding_alone_is_checked(checked):
 def test_without_the_kept_predictions_nothing_fails_and_the_lines_say_so(checked):
     status, lines = checked(vllm, keep=False)
     assert status == 0 and len(lines) == 3
-    assert all("not checked: data/predictions/tuned.jsonl is not here: 'dvc pull' or 'dvc repro'" in line for line in lines.values())
+    assert all(
+        "not checked: data/predictions/tuned.jsonl is not here: 'dvc pull' or 'dvc repro'" in line for line in lines.values()
+    )
     assert not SEEN
 
 

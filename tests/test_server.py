@@ -41,7 +41,9 @@ with server.serving(server.vllm("models/tiny", Path(sys.stdin.readline().strip()
 
 def test_a_stage_that_is_told_to_end_while_its_server_starts_leaves_nothing_however_often_it_is_told():
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
-        process = subprocess.Popen([sys.executable, "-c", STARTING], cwd=ROOT, stdin=subprocess.PIPE, env=os.environ | {"TMPDIR": folder})
+        process = subprocess.Popen(
+            [sys.executable, "-c", STARTING], cwd=ROOT, stdin=subprocess.PIPE, env=os.environ | {"TMPDIR": folder}
+        )
         assert process.stdin
         process.stdin.write(f"{folder}/vllm.log\n".encode())
         process.stdin.close()
@@ -102,7 +104,9 @@ def test_a_servers_variables_are_the_users_before_ours(monkeypatch):
     monkeypatch.delenv("VLLM_USE_FLASHINFER_SAMPLER", raising=False)
     monkeypatch.setattr(server, "on_gpu", lambda: False)
     ours = server.environment()
-    assert ours["VLLM_USE_FLASHINFER_SAMPLER"] == "0" and ours["VLLM_NO_USAGE_STATS"] == "1" and "VLLM_BATCH_INVARIANT" not in ours
+    assert (
+        ours["VLLM_USE_FLASHINFER_SAMPLER"] == "0" and ours["VLLM_NO_USAGE_STATS"] == "1" and "VLLM_BATCH_INVARIANT" not in ours
+    )
     assert "VLLM_BATCH_INVARIANT" not in server.environment(True)  # a mode of GPUs
     monkeypatch.setattr(server, "on_gpu", lambda: True)
     assert server.environment(True)["VLLM_BATCH_INVARIANT"] == "1"
@@ -135,7 +139,10 @@ def test_a_precision_that_the_device_has_not_is_one_line(monkeypatch, capsys):
         assert server.compute_dtype("float32", "bfloat16", "serve.dtype") == "float32"
     with ends():
         server.compute_dtype("bfloat16", "bfloat16", "serve.dtype")
-    assert "serve.dtype: bfloat16: the GPU, of compute capability 7.5, has none: set it to auto or float16" in capsys.readouterr().err
+    assert (
+        "serve.dtype: bfloat16: the GPU, of compute capability 7.5, has none: set it to auto or float16"
+        in capsys.readouterr().err
+    )
     monkeypatch.setattr(server, "on_gpu", lambda: False)
     assert server.compute_dtype("bfloat16", "float32", "serve.dtype", lora=True) == "bfloat16"
     assert server.compute_dtype("float32", "float32", "serve.dtype", lora=True) == "float32"
@@ -147,7 +154,9 @@ def test_weights_grow_by_the_precision_that_they_are_computed_in(tmp_path):
     assert server.widened(tmp_path, "float16") == 0.5
 
 
-@pytest.mark.parametrize(("seen", "said", "expected"), [(None, "9.0\n7.5\n", 7.5), ("1", "9.0\n", 9.0), ("", "9.0\n", None), (None, None, None)])
+@pytest.mark.parametrize(
+    ("seen", "said", "expected"), [(None, "9.0\n7.5\n", 7.5), ("1", "9.0\n", 9.0), ("", "9.0\n", None), (None, None, None)]
+)
 def test_the_capability_is_that_of_the_least_gpu_that_may_be_used(tmp_path, monkeypatch, seen, said, expected):
     if said:
         (tmp_path / "nvidia-smi").write_text(f'#!/bin/sh\nprintf "{said}"\n')

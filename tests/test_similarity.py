@@ -25,7 +25,12 @@ def texts(count, lengths=(5, 120)):
 
 
 def brute(left, right, threshold):
-    return {(i, j) for i, a in enumerate(left) for j, b in enumerate(right) if (left is not right or i < j) and jaccard(a, b) >= threshold}
+    return {
+        (i, j)
+        for i, a in enumerate(left)
+        for j, b in enumerate(right)
+        if (left is not right or i < j) and jaccard(a, b) >= threshold
+    }
 
 
 def as_set(pairs):

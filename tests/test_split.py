@@ -12,11 +12,21 @@ LONG = "我最近三个月总是在夜里咳嗽并且有一些白色的痰请问
 
 
 def row(question, answer="好", history=(), department=""):
-    return {"instruction": question, "input": "", "output": answer, "system": "", "history": list(history), "department": department}
+    return {
+        "instruction": question,
+        "input": "",
+        "output": answer,
+        "system": "",
+        "history": list(history),
+        "department": department,
+    }
 
 
 def questions(count):
-    return [f"第{i}位患者问{chr(0x4E00 + i * 7 % 5000)}{chr(0x4E00 + i * 13 % 5000)}{chr(0x4E00 + i * 29 % 5000)}怎么办" for i in range(count)]
+    return [
+        f"第{i}位患者问{chr(0x4E00 + i * 7 % 5000)}{chr(0x4E00 + i * 13 % 5000)}{chr(0x4E00 + i * 29 % 5000)}怎么办"
+        for i in range(count)
+    ]
 
 
 def sides(dialogues, split=SPLIT):
@@ -84,13 +94,21 @@ def test_what_minhash_misses_is_found_by_the_exact_join_and_put_together(monkeyp
 
 def write(folder, rows):
     (folder / "converted").mkdir()
-    (folder / "converted" / "dialogues.jsonl").write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8")
+    (folder / "converted" / "dialogues.jsonl").write_text(
+        "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8"
+    )
 
 
 def test_the_stage_writes_sides_dataset_info_and_a_report_without_overlap(workplace, stage):
     folder = workplace()
     texts = questions(60)
-    write(folder, [row(q, f"答{i}", [["先问" + q, "先答"]] * (i % 2), "内科" if i % 3 else "外科") for i, q in enumerate(texts + texts[:20])])
+    write(
+        folder,
+        [
+            row(q, f"答{i}", [["先问" + q, "先答"]] * (i % 2), "内科" if i % 3 else "外科")
+            for i, q in enumerate(texts + texts[:20])
+        ],
+    )
     assert stage("split", converted="converted", out="split").status == 0
     parts = {n: [json.loads(line) for line in (folder / "split" / f"{n}.jsonl").read_text().splitlines()] for n in SIDES}
     found = json.loads((folder / "split" / "report.json").read_text())
@@ -98,7 +116,9 @@ def test_the_stage_writes_sides_dataset_info_and_a_report_without_overlap(workpl
     assert found["overlap"] == {"exact": 0, "near": 0}
     for name, rows in parts.items():
         assert found["mix"][name]["multi_turn"] == pytest.approx(sum(bool(r["history"]) for r in rows) / len(rows), abs=1e-4)
-        assert found["mix"][name]["departments"]["外科"] == pytest.approx(sum(r["department"] == "外科" for r in rows) / len(rows), abs=1e-4)
+        assert found["mix"][name]["departments"]["外科"] == pytest.approx(
+            sum(r["department"] == "外科" for r in rows) / len(rows), abs=1e-4
+        )
         assert found["deviation"][name] == pytest.approx(len(rows) / 80 - getattr(SPLIT.ratios, name), abs=1e-3)
     assert set(json.loads((folder / "split" / "dataset_info.json").read_text())) == set(SIDES)
 

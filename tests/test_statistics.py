@@ -12,7 +12,14 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def row(question, answer, history=(), department=""):
-    return {"instruction": question, "input": "", "output": answer, "system": "", "history": list(history), "department": department}
+    return {
+        "instruction": question,
+        "input": "",
+        "output": answer,
+        "system": "",
+        "history": list(history),
+        "department": department,
+    }
 
 
 def test_a_cutoff_says_what_it_cuts_loses_and_costs():
@@ -37,7 +44,9 @@ def test_tokens_are_those_that_llamafactory_trains_on(tiny_tokenizer):
     tokenizer = AutoTokenizer.from_pretrained(tiny_tokenizer)
     some = row("还要查什么？", "先查血常规。", [["咳嗽三天", "有没有发热？"]])
     found = statistics.dialogue_tokens([some], tokenizer)[0]
-    theirs = get_template_and_fix_tokenizer(AutoTokenizer.from_pretrained(ROOT / "models" / "tiny"), DataArguments(template="qwen"))
+    theirs = get_template_and_fix_tokenizer(
+        AutoTokenizer.from_pretrained(ROOT / "models" / "tiny"), DataArguments(template="qwen")
+    )
     said = ["咳嗽三天", "有没有发热？", "还要查什么？", "先查血常规。"]
     turns = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(said)]
     assert found == [token for pair in theirs.encode_multiturn(tokenizer, turns) for ids in pair for token in ids]
@@ -56,7 +65,11 @@ def test_the_stage_writes_numbers_and_plots(workplace, stage, tiny_tokenizer):
     assert (found["dialogues"], found["questions"]) == (20, 30)
     assert "60" in found["cutoff_len"] and found["cutoff_len"]["4096"]["cut"] == 0
     turns = pd.read_csv(folder / "data" / "turns.csv").set_index("questions")
-    assert turns.loc[1].to_dict() == {"train": 5, "val": 2, "test": 3} and turns.loc[2].to_dict() == {"train": 5, "val": 3, "test": 2}
+    assert turns.loc[1].to_dict() == {"train": 5, "val": 2, "test": 3} and turns.loc[2].to_dict() == {
+        "train": 5,
+        "val": 3,
+        "test": 2,
+    }
     assert pd.read_csv(folder / "data" / "characters.csv")[["questions", "answers"]].sum().tolist() == [30, 30]
 
 

@@ -21,7 +21,7 @@ from app.store import DAY, Missing, Store, conversations, metadata, pairs, users
 from tests.conftest import ROOT
 from xinglin.serving.server import free_port
 
-NASTY = ["'; DROP TABLE messages; --", "<script>alert(1)</script>", "😀 \u200d 𠮷 \\ \" %s {0}", "a" * 4000]
+NASTY = ["'; DROP TABLE messages; --", "<script>alert(1)</script>", '😀 \u200d 𠮷 \\ " %s {0}', "a" * 4000]
 
 
 @pytest.fixture(scope="session")
@@ -38,10 +38,17 @@ def postgresql() -> Iterator[str]:
         data = f"{folder}/data"
         subprocess.run([*as_whom, programs / "initdb", "-D", data, "-A", "trust", "-U", "xinglin", "-E", "UTF8"], check=True)
         options = ["-D", data, "-p", str(port), "-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={folder}"]
-        server = subprocess.Popen([*as_whom, programs / "postgres", *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        server = subprocess.Popen(
+            [*as_whom, programs / "postgres", *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         try:
             for _ in range(100):
-                if subprocess.run([programs / "pg_isready", "-h", "127.0.0.1", "-p", str(port)], capture_output=True).returncode == 0:
+                if (
+                    subprocess.run(
+                        [programs / "pg_isready", "-h", "127.0.0.1", "-p", str(port)], capture_output=True
+                    ).returncode
+                    == 0
+                ):
                     break
                 time.sleep(0.1)
             yield f"postgresql+psycopg://xinglin@127.0.0.1:{port}/postgres"
@@ -89,8 +96,11 @@ def test_a_conversation_is_kept_in_order_with_what_its_reader_thought(store):
     store.rate(user, ids[3], correction="看医生")
     kept = store.messages(user, conversation)
     assert [(m.role, m.content, m.liked, m.correction) for m in kept] == [
-        ("user", "咳嗽怎么办", None, None), ("assistant", "多喝水", True, None), ("user", "要吃药吗", None, None), ("assistant", "先观察", False, "看医生"),
-    ]  # fmt: skip
+        ("user", "咳嗽怎么办", None, None),
+        ("assistant", "多喝水", True, None),
+        ("user", "要吃药吗", None, None),
+        ("assistant", "先观察", False, "看医生"),
+    ]
     assert store.conversations(user) == [(conversation, "咳嗽怎么办")]
 
 
@@ -100,7 +110,10 @@ def test_any_text_comes_back_as_it_was(store, text):
     conversation, ids = talk(store, user, text, text)
     store.rate(user, ids[1], correction=text)
     assert [m.content for m in store.messages(user, conversation)] == [text, text]
-    assert store.messages(user, conversation)[1].correction == text and store.export_user(user)[0]["messages"][0]["content"] == text
+    assert (
+        store.messages(user, conversation)[1].correction == text
+        and store.export_user(user)[0]["messages"][0]["content"] == text
+    )
 
 
 def test_nobody_sees_or_changes_what_is_somebody_elses(store):
@@ -166,7 +179,9 @@ def test_many_writers_at_once_lose_nothing(store):
         thread.start()
     for thread in threads:
         thread.join()
-    kept = store.read(sa.select(metadata.tables["messages"].c.position).where(metadata.tables["messages"].c.conversation_id == conversation))
+    kept = store.read(
+        sa.select(metadata.tables["messages"].c.position).where(metadata.tables["messages"].c.conversation_id == conversation)
+    )
     assert sorted(row.position for row in kept) == list(range(201))
 
 

@@ -58,17 +58,21 @@ def test_only_what_waits_or_runs_is_not_queued_again_what_failed_or_ended_on_ano
     tried = []
     monkeypatch.setattr(sweep, "find", lambda prefix: [])
     monkeypatch.setattr(sweep, "queue", lambda settings: tried.append(settings["adapter.lora_rank"]))
-    monkeypatch.setattr(sweep.subprocess, "run", lambda line, **options: subprocess.CompletedProcess(line, 0, QUEUE.format(*names), ""))
+    monkeypatch.setattr(
+        sweep.subprocess, "run", lambda line, **options: subprocess.CompletedProcess(line, 0, QUEUE.format(*names), "")
+    )
     sweep.search(sweep.combinations("adapter.lora_rank=4,8,16,32"), 1)
     assert sorted(tried) == [16, 32]
 
 
 def experiment(name: str, scores: list[float], **settings) -> Experiment:
     metrics = {
-        "part": "val", "tuned": {"rouge-l": sum(scores) / len(scores)}, "gain": {"rouge-l": 1.0},
+        "part": "val",
+        "tuned": {"rouge-l": sum(scores) / len(scores)},
+        "gain": {"rouge-l": 1.0},
         "intervals": {"gain": {"rouge-l": {"low": 0.5, "high": 1.5}}},
         "training": {"tokens": 4567, "verdict": "cut short"},
-    }  # fmt: skip
+    }
     return Experiment(name, settings, metrics, {str(i): {"rouge-l": score} for i, score in enumerate(scores)})
 
 
@@ -84,7 +88,9 @@ def test_the_table_says_which_run_is_best_and_whether_the_others_are_behind_or_w
     lines = sweep.show(sweep.ranked("rouge-l"), "rouge-l").splitlines()
     assert [line.split()[0] for line in lines[1:]] == ["sweep-best", "sweep-close", "sweep-far"]
     assert "noise" in lines[2] and "noise" not in lines[3] and "2.05" in lines[3]
-    assert "adapter.lora_rank=8" in lines[1] and "adapter.seed" not in lines[1] and "cut short" in lines[1] and "4,567" in lines[1]
+    assert (
+        "adapter.lora_rank=8" in lines[1] and "adapter.seed" not in lines[1] and "cut short" in lines[1] and "4,567" in lines[1]
+    )
 
 
 def test_the_interval_hangs_on_the_answers_alone_not_on_the_order_of_a_set(workplace, monkeypatch):

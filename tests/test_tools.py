@@ -105,7 +105,15 @@ def test_every_knob_of_serving_reaches_vllm(workplace, monkeypatch):
     monkeypatch.setattr("os.execve", lambda program, line, environment: seen.extend(line))
     monkeypatch.setattr("xinglin.serving.server.on_gpu", lambda: True)
     monkeypatch.setattr("xinglin.serving.server.cards", lambda: [80 << 30] * 6)
-    knobs = {"port": 0, "model_name": "mine", "max_model_len": 321, "dtype": "float16", "gpu_memory_utilization": 0.3, "tensor_parallel_size": 2, "data_parallel_size": 3}
+    knobs = {
+        "port": 0,
+        "model_name": "mine",
+        "max_model_len": 321,
+        "dtype": "float16",
+        "gpu_memory_utilization": 0.3,
+        "tensor_parallel_size": 2,
+        "data_parallel_size": 3,
+    }
     merged_model(workplace({f"serve.{k}": v for k, v in knobs.items()}))
     serve.main()
     options = dict(zip(seen[3::2], seen[4::2], strict=True))
@@ -114,7 +122,9 @@ def test_every_knob_of_serving_reaches_vllm(workplace, monkeypatch):
     assert options["--host"] == "127.0.0.1" and options["--generation-config"] == "models/merged"
 
 
-@pytest.mark.parametrize(("gpu", "dtype", "expected"), [(False, "auto", "float32"), (False, "bfloat16", "bfloat16"), (True, "auto", "bfloat16")])
+@pytest.mark.parametrize(
+    ("gpu", "dtype", "expected"), [(False, "auto", "float32"), (False, "bfloat16", "bfloat16"), (True, "auto", "bfloat16")]
+)
 def test_serving_computes_as_predictions_did_where_nothing_else_is_asked_for(workplace, monkeypatch, gpu, dtype, expected):
     seen = []
     monkeypatch.setattr("os.execve", lambda program, line, environment: seen.extend(line))
@@ -128,7 +138,11 @@ def test_serving_computes_as_predictions_did_where_nothing_else_is_asked_for(wor
     ("changes", "gpus", "says"),
     [
         ({"serve.tensor_parallel_size": 2}, 1, "serve.tensor_parallel_size: 2 GPUs are asked for, 1 are here"),
-        ({"serve.tensor_parallel_size": 2, "serve.data_parallel_size": 2}, 3, "data_parallel_size: 2 × 2 GPUs are asked for, 3 are here"),
+        (
+            {"serve.tensor_parallel_size": 2, "serve.data_parallel_size": 2},
+            3,
+            "data_parallel_size: 2 × 2 GPUs are asked for, 3 are here",
+        ),
         ({"serve.tensor_parallel_size": 4}, 8, "the model's 6 attention heads cannot be shared out to 4 GPUs"),
     ],
 )
@@ -145,7 +159,9 @@ def test_what_the_gpus_cannot_serve_is_one_line_before_vllm_starts(workplace, mo
 
 def test_a_model_too_large_for_the_machine_once_it_is_float32_is_not_started(workplace, monkeypatch, capsys):
     monkeypatch.setattr("os.execve", lambda *_: pytest.fail("vLLM was started"))
-    monkeypatch.setattr("xinglin.hardware.memory", lambda gpus=None: (2000, "the machine"))  # 1,000 bytes in bfloat16 are 2,000, and a fifth more
+    monkeypatch.setattr(
+        "xinglin.hardware.memory", lambda gpus=None: (2000, "the machine")
+    )  # 1,000 bytes in bfloat16 are 2,000, and a fifth more
     merged_model(workplace({"serve.port": 0}))
     with ends():
         serve.main()
@@ -183,7 +199,10 @@ def test_doctor_says_that_vllms_environment_is_missing_and_goes_on(workplace, ca
     doctor.main()
     rows = capsys.readouterr().out.splitlines()
     assert "vllm          missing: run 'make setup'" in rows
-    assert "missing       vLLM's environment: run 'make setup'" in rows and "missing       raw.path: /nowhere/d.jsonl: no such file" in rows
+    assert (
+        "missing       vLLM's environment: run 'make setup'" in rows
+        and "missing       raw.path: /nowhere/d.jsonl: no such file" in rows
+    )
 
 
 def test_doctor_names_the_base_that_is_used(workplace, capsys):
@@ -199,10 +218,18 @@ def no_driver(output):
     return f"echo 'NVIDIA-SMI has failed because it could not communicate with the NVIDIA driver.' >&{output}; exit 9"
 
 
-@pytest.mark.parametrize(("script", "card"), [
-    ("case $1 in -L) echo 'GPU 0: NVIDIA H100';; *name*) echo 'NVIDIA H100, 580.1, 81559 MiB';; *) echo 81559;; esac", True),
-    (no_driver(1), False), (no_driver(2), False), (None, False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("script", "card"),
+    [
+        (
+            "case $1 in -L) echo 'GPU 0: NVIDIA H100';; *name*) echo 'NVIDIA H100, 580.1, 81559 MiB';; *) echo 81559;; esac",
+            True,
+        ),
+        (no_driver(1), False),
+        (no_driver(2), False),
+        (None, False),
+    ],
+)
 def test_doctor_finds_vllms_build_right_where_setup_would_install_it_again(workplace, monkeypatch, script, card):
     folder = workplace({"base.source": "modelscope", "base.model": "Qwen/Qwen2.5-7B-Instruct"})
     programs = folder / "bin"
@@ -266,7 +293,13 @@ def test_the_chat_page_decodes_as_was_scored(monkeypatch):
     monkeypatch.setattr("os.execv", lambda program, line: seen.extend(line))
     board.chat({"template": "qwen"}, params_with({"decoding.repetition_penalty": 1.2}).decoding)
     options = dict(zip(seen[2::2], seen[3::2], strict=True))
-    assert options == {"--template": "qwen", "--do_sample": "False", "--top_k": "0", "--repetition_penalty": "1.2", "--enable_thinking": "false"}
+    assert options == {
+        "--template": "qwen",
+        "--do_sample": "False",
+        "--top_k": "0",
+        "--repetition_penalty": "1.2",
+        "--enable_thinking": "false",
+    }
 
 
 def test_the_board_holds_the_adapter_on_its_base_or_the_tuned_model_alone(workplace, capsys, tiny_tokenizer):
@@ -279,7 +312,9 @@ def test_the_board_holds_the_adapter_on_its_base_or_the_tuned_model_alone(workpl
     (folder / "models" / "tokenizer").symlink_to(tiny_tokenizer)
     (folder / "models" / "adapter" / "adapter_config.json").touch()
     found = board.settings()
-    assert (Path(found.pop("model_name_or_path")) / "model.safetensors").samefile(ROOT / "models" / "tiny" / "model.safetensors")
+    assert (Path(found.pop("model_name_or_path")) / "model.safetensors").samefile(
+        ROOT / "models" / "tiny" / "model.safetensors"
+    )
     assert found == {"adapter_name_or_path": "models/adapter", "template": "qwen"}
     (folder / "models" / "adapter" / "adapter_config.json").rename(folder / "models" / "adapter" / "config.json")
     assert board.settings() == {"model_name_or_path": "models/adapter", "template": "qwen"}
@@ -290,9 +325,16 @@ def test_a_source_that_changed_under_its_name_is_read_again(workplace, tmp_path)
         (tmp_path / where).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / where).write_text("one\n")
     shutil.copytree(ROOT / "models" / "tiny", tmp_path / "base")
-    files = {file.name: {"bytes": file.stat().st_size, "sha256": file_sha256(file)} for file in (tmp_path / "base").glob("*.json")}
+    files = {
+        file.name: {"bytes": file.stat().st_size, "sha256": file_sha256(file)} for file in (tmp_path / "base").glob("*.json")
+    }
     write_json(tmp_path / "models" / "base.json", {"files": files})
-    named = {"raw.source": "path", "raw.path": str(tmp_path / "mine.jsonl"), "base.source": "path", "base.path": str(tmp_path / "base")}
+    named = {
+        "raw.source": "path",
+        "raw.path": str(tmp_path / "mine.jsonl"),
+        "base.source": "path",
+        "base.path": str(tmp_path / "base"),
+    }
     workplace(named)
     assert list(repro.changed(repro.Params.read())) == []
     (tmp_path / "mine.jsonl").write_text("one\ntwo\n")

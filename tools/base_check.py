@@ -1,6 +1,7 @@
 """Check a base before it stands in params.yaml: its files, its tokenizer in both environments, the template's token ids.
 
-Usage: make base-check MODEL=FOLDER        (or a model of a hub: MODEL=Qwen/Qwen3-4B HUB=huggingface; TEMPLATE=… for another template)
+Usage: make base-check MODEL=FOLDER
+       (or a model of a hub: MODEL=Qwen/Qwen3-4B HUB=huggingface; TEMPLATE=… for another template)
 """
 
 import os

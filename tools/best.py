@@ -36,7 +36,7 @@ def apply(settings: dict, file: Path) -> dict:
 
 
 def bring_back(name: str) -> bool:
-    """Have DVC bring back an experiment, its model from the cache, params.yaml left as it is however that ends; return whether it came."""
+    """Have DVC bring back an experiment, its model from the cache, but never params.yaml; return whether it came."""
     before = PARAMS.read_bytes()
     try:
         return not subprocess.run([DVC, "exp", "apply", "--quiet", name]).returncode
@@ -50,12 +50,18 @@ def main() -> None:
     metric = sys.argv[1] if len(sys.argv) > 1 and sys.argv[1] else "rouge-l"
     found = ranked(metric)
     if not found:
-        raise CommandError("best: no experiment of a sweep on this commit: run 'make sweep SET=…' first (results belong to the commit they ran on)")
+        raise CommandError(
+            "best: no experiment of a sweep on this commit: run 'make sweep SET=…' first "
+            "(results belong to the commit they ran on)"
+        )
     print(show(found, metric))
     if not bring_back(found[0].name):
         sys.exit(1)
     changed = apply(found[0].settings, PARAMS)
-    print(f"best: {found[0].name}: " + (", ".join(f"{k}={v}" for k, v in changed.items()) or "params.yaml holds it already"), flush=True)
+    print(
+        f"best: {found[0].name}: " + (", ".join(f"{k}={v}" for k, v in changed.items()) or "params.yaml holds it already"),
+        flush=True,
+    )
     sys.exit(subprocess.run([DVC, "repro"]).returncode)
 
 

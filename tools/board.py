@@ -72,7 +72,10 @@ def webui(known: dict, decoding: Decoding) -> None:
 
     for place, name in ((engine, "load_config"), (engine.Engine, "resume"), (top, "get_model_info"), (top, "list_checkpoints")):
         if not hasattr(place, name):
-            raise CommandError(f"tools/board.py: LLaMA-Factory {version('llamafactory')} has no {place.__name__}.{name}: install requirements/pipeline.txt (make setup)")
+            raise CommandError(
+                f"tools/board.py: LLaMA-Factory {version('llamafactory')} has no {place.__name__}.{name}: install "
+                "requirements/pipeline.txt (make setup)"
+            )
     engine.load_config = lambda: {"lang": "zh", "hub_name": "modelscope", "last_model": "Custom", "path_dict": {}}
     engine.Engine.resume = resume_filled
     top.get_model_info, top.list_checkpoints = get_model_info, list_checkpoints

@@ -29,7 +29,9 @@ def call(*command: str | Path) -> None:
 
 def in_git(folder: Path, names: Iterable[str]) -> bool:
     """Return whether git tracks each of these files of `folder`."""
-    return not subprocess.run(["git", "ls-files", "--error-unmatch", *(folder / name for name in names)], capture_output=True).returncode
+    return not subprocess.run(
+        ["git", "ls-files", "--error-unmatch", *(folder / name for name in names)], capture_output=True
+    ).returncode
 
 
 def pack_base(out: Path) -> None:
@@ -50,10 +52,26 @@ def pack(out: Path, uv: str, uv_version: str, vllm: str) -> None:
     out.mkdir(parents=True, exist_ok=True)
     call("git", "bundle", "create", "--quiet", out / "xinglin.git", "HEAD", "--branches")
     wheels = out / "wheels"
-    pip = [uv, "tool", "run", "--python", "3.11", "--from", PIP, "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(wheels)]
+    pip = [
+        uv,
+        "tool",
+        "run",
+        "--python",
+        "3.11",
+        "--from",
+        PIP,
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--wheel-dir",
+        str(wheels),
+    ]
     for wanted in ("pipeline", f"vllm-{vllm}", "export"):
         lines = Path(f"requirements/{wanted}.txt").read_text(encoding="utf-8").splitlines()
-        exact = out / f"{wanted}.txt"  # === takes no local build such as torch 2.13.0+cpu, which pip would prefer where an index has it
+        exact = (
+            out / f"{wanted}.txt"
+        )  # === takes no local build such as torch 2.13.0+cpu, which pip would prefer where an index has it
         exact.write_text("\n".join(line.replace("==", "===", 1) for line in lines), encoding="utf-8")
         call(*pip, "-r", exact)
         exact.unlink()
@@ -68,7 +86,7 @@ def pack(out: Path, uv: str, uv_version: str, vllm: str) -> None:
 
 
 def unpack(bundle: Path) -> None:
-    """Name the bundle's cache as the remote, take from it what this commit's dvc.lock names, and lay the base where base.json says."""
+    """Make the bundle's cache the remote, take from it what this commit's dvc.lock names, lay the base where base.json says."""
     call(DVC, "remote", "add", "--quiet", "--local", "--force", "--default", "bundle", bundle / "cache")
     call(DVC, "pull", "--quiet")
     if (bundle / "base").exists():

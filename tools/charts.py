@@ -55,7 +55,7 @@ def chart(title: str, x: str, y: str, draw: Callable[[Any], None], height: float
 
 
 def in_page(svg: str, title: str) -> Markup:
-    """Return the svg element alone, named for screen readers, without ids and style that would meet their like in other charts."""
+    """Return the svg element alone, named for screen readers, without ids and styles that could clash with other charts'."""
     svg = re.sub(r'<style.*?</style>| id="[\w.]+_\d+"', "", svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', f'role="img" aria-label="{escape(title)}"', svg, count=1)
     for drawn, shown in VARIABLES.items():

@@ -15,18 +15,7 @@ from typing import Any
 
 from tools.changes import Change, Sides, compared, parts_answered
 from tools.experiments import flat
-from tools.revisions import (
-    PARTS,
-    Side,
-    hashes,
-    load_answers,
-    load_csv,
-    load_curve,
-    load_metrics,
-    load_yaml,
-    revision,
-    texts,
-)
+from tools.revisions import PARTS, Side, hashes, load_answers, load_csv, load_curve, load_metrics, load_yaml, revision, texts
 from xinglin.cli import CommandError, run_command
 from xinglin.params import ParamsFile
 from xinglin.scoring.scores import RATES
@@ -95,8 +84,14 @@ def basis(sides: Sides) -> str:
     if shared == len(before) == len(after):
         return f"Paired bootstrap over the same {shared} questions of the {one} part."
     if shared > 1:
-        return f"Paired bootstrap over the {shared} questions of the {one} part in common, of {len(before)} before and {len(after)} after; so are the scores."
-    return f"Unpaired bootstrap: the {len(before)} questions before and the {len(after)} after are others, and that is in the difference too."
+        return (
+            f"Paired bootstrap over the {shared} questions of the {one} part in common, of {len(before)} before and "
+            f"{len(after)} after; so are the scores."
+        )
+    return (
+        f"Unpaired bootstrap: the {len(before)} questions before and the {len(after)} after are "
+        "others, and that is in the difference too."
+    )
 
 
 def verdict(name: str, change: Change) -> str:
@@ -133,9 +128,10 @@ def scores(sides: Sides, changes: dict[str, dict[str, Change]]) -> list[str]:
     """Return the scores of the tuned model, those of the base that changed, and what the intervals are taken from."""
     rows = [
         [f"{model} {name}", *columns(change), verdict(name, change)]
-        for model in changes for name, change in changes[model].items()
+        for model in changes
+        for name, change in changes[model].items()
         if model == "tuned" or change.before != change.after
-    ]  # fmt: skip
+    ]
     return [*table("|before:|after:|difference:|95 % interval:|", rows), "", basis(sides)]
 
 
@@ -183,7 +179,10 @@ def sizes(side: Side) -> str:
 
 
 def absent(what: str, lacking: list[Side]) -> str:
-    return f"{what} of {names(lacking)} are in neither DVC's cache nor a remote: `dvc push` where they were made, or `dvc pull` here, shows them."
+    return (
+        f"{what} of {names(lacking)} are in neither DVC's cache nor a remote: `dvc push` where they "
+        "were made, or `dvc pull` here, shows them."
+    )
 
 
 def data(sides: Sides) -> list[str]:
@@ -221,8 +220,9 @@ def answers(sides: Sides, by: str) -> list[str]:
     sign = -1 if by in RATES else 1
     gains = {
         key: sign * (after[key][by] - before[key][by])
-        for key in before.keys() & after.keys() if by in before[key] and by in after[key]
-    }  # fmt: skip
+        for key in before.keys() & after.keys()
+        if by in before[key] and by in after[key]
+    }
     if not gains:
         return [f"No question in common has {by} at both: there are no answers to set side by side."]
     ranked = sorted(gains, key=lambda key: (-gains[key], key))

@@ -39,6 +39,10 @@ def find(prefix: str) -> list[Experiment]:
 
 def read(ref: str) -> Experiment:
     rows = csv.DictReader(io.StringIO(git("show", f"{ref}:plots/answers.csv")))
-    answers = {row["id"]: {key: float(row[key]) for key in row if key not in ("id", "model")} for row in rows if row["model"] == "tuned"}
+    answers = {
+        row["id"]: {key: float(row[key]) for key in row if key not in ("id", "model")}
+        for row in rows
+        if row["model"] == "tuned"
+    }
     params = flat(YAML(typ="safe").load(git("show", f"{ref}:params.yaml")))
     return Experiment(ref.rsplit("/", 1)[1], params, json.loads(git("show", f"{ref}:metrics.json")), answers)

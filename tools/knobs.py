@@ -38,13 +38,18 @@ def covers(known: str, key: str) -> bool:
 def by_parameter() -> dict[str, list[str]]:
     """Return the stages that each parameter makes stale."""
     graph = stages()
-    return {key: [name for name, stage in graph.items() if any(covers(known, key) for known in stage.get("params", []))] for key in keys()}
+    return {
+        key: [name for name, stage in graph.items() if any(covers(known, key) for known in stage.get("params", []))]
+        for key in keys()
+    }
 
 
 def by_module() -> dict[str, list[str]]:
     """Return the stages that each module makes stale."""
     graph = stages()
-    files = sorted(str(file) for room in ("xinglin", "stages", "evaluations", "tools", "app") for file in Path(room).rglob("*.py"))
+    files = sorted(
+        str(file) for room in ("xinglin", "stages", "evaluations", "tools", "app") for file in Path(room).rglob("*.py")
+    )
     return {file: [name for name, stage in graph.items() if file in stage["deps"]] for file in files}
 
 

@@ -71,7 +71,9 @@ class RemoteFile(io.RawIOBase):
         with self.client.stream("GET", self.url, headers={"Range": f"bytes={part}", "Accept-Encoding": "identity"}) as response:
             response.raise_for_status()
             if response.status_code != httpx.codes.PARTIAL_CONTENT:
-                raise CommandError(f"{self.url}: this index sends whole files only: set UV_DEFAULT_INDEX to one that answers range requests")
+                raise CommandError(
+                    f"{self.url}: this index sends whole files only: set UV_DEFAULT_INDEX to one that answers range requests"
+                )
             return response.read(), int(response.headers["Content-Range"].rpartition("/")[2])
 
     def seekable(self) -> bool:

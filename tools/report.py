@@ -200,7 +200,7 @@ def duration(seconds: float) -> str:
 
 
 def templates() -> jinja2.Environment:
-    """Return Jinja as the page needs it: everything escaped, a name that is not there an error, Chinese in JSON left readable."""
+    """Return Jinja as the page needs it: everything escaped, a missing name an error, Chinese in JSON left readable."""
     found = jinja2.Environment(
         loader=jinja2.FileSystemLoader(PROJECT / "templates"),
         autoescape=True,

@@ -35,7 +35,9 @@ def changed(params: Params) -> Iterator[str]:
     if params.base.source == "path" and BASE.is_file():
         folder = Path(params.base.path or "").expanduser()
         files = read_json(BASE)["files"]
-        if folder.is_dir() and any((folder / name).is_file() and sha256(folder / name) != file["sha256"] for name, file in files.items()):
+        if folder.is_dir() and any(
+            (folder / name).is_file() and sha256(folder / name) != file["sha256"] for name, file in files.items()
+        ):
             yield "base"
 
 

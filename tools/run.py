@@ -1,4 +1,4 @@
-"""Run a stage as dvc.yaml does: all of params.yaml is checked first, so that a typo costs seconds, not the hours before its stage.
+"""Run a stage as dvc.yaml does: all of params.yaml is checked first, so that a typo costs seconds, not the hours before it.
 
 Usage: python -m tools.run stages.raw --sample data/sample/dialogues.jsonl --out data/raw        (stages/run finds the Python)
 """

@@ -31,7 +31,10 @@ def check(serve: Serve) -> None:
         with socket.create_server((serve.host, serve.port)):
             pass
     except OSError as error:
-        raise CommandError(f"serve.port: {serve.host}:{serve.port} cannot be listened on: {error.strerror}: change serve.port or stop what is there")
+        raise CommandError(
+            f"serve.port: {serve.host}:{serve.port} cannot be listened on: "
+            f"{error.strerror}: change serve.port or stop what is there"
+        )
 
 
 def is_loopback(host: str) -> bool:
@@ -62,7 +65,10 @@ def checked_decoding(today: Decoding) -> Decoding:
 def warn_of_other_runs() -> None:
     """Say where the model that is to be served is not of the data and parameters that are here."""
     if stale_stages("merged"):
-        print(f"serve: warning: {MODEL} is not of the parameters, data and code that are here: 'dvc status merged' says why", file=sys.stderr)
+        print(
+            f"serve: warning: {MODEL} is not of the parameters, data and code that are here: 'dvc status merged' says why",
+            file=sys.stderr,
+        )
 
 
 def main() -> None:
@@ -74,9 +80,14 @@ def main() -> None:
     options = server.device_options(serve) | ({"data_parallel_size": serve.data_parallel_size} if server.on_gpu() else {})
     line = server.command(
         MODEL,
-        host=serve.host, port=serve.port, served_model_name=serve.model_name, generation_config=str(MODEL),
-        dtype=dtype, max_model_len=serve.max_model_len, **options,
-    )  # fmt: skip
+        host=serve.host,
+        port=serve.port,
+        served_model_name=serve.model_name,
+        generation_config=str(MODEL),
+        dtype=dtype,
+        max_model_len=serve.max_model_len,
+        **options,
+    )
     where = f"{serve.model_name} on http://{serve.host}:{serve.port}/v1, {described(decoding)}"
     print(f"serve: {where}, ready when vLLM says 'startup complete'", flush=True)
     os.execve(line[0], line, server.environment())

@@ -8,7 +8,7 @@ DVC = f"{sys.prefix}/bin/dvc"
 
 
 def stale_stages(*stages: str) -> list[str]:
-    """Return those of `stages`, all of the pipeline by default, whose outputs DVC knows to be of other inputs than those here."""
+    """Return those of `stages`, by default of all, whose outputs DVC knows to be of other inputs than those here."""
     done = subprocess.run([DVC, "status", "--json", *(stages or ["dvc.yaml"])], capture_output=True, text=True)
     if done.returncode:
         return []  # no DVC repository: an export of the sources, say
@@ -16,5 +16,5 @@ def stale_stages(*stages: str) -> list[str]:
 
 
 def differs(changes: list) -> bool:
-    """Say whether something is another than the lock says; what is merely not here, an input that was not pulled say, is not."""
+    """Say whether something differs from the lock; what is merely not here, such as an input not pulled, does not."""
     return any(isinstance(change, str) or "modified" in json.dumps(change) for change in changes)

@@ -1,8 +1,8 @@
 """Try settings, each an experiment of DVC that is scored on the validation part; show which was best.
 
-Usage: make sweep SET="adapter.learning_rate=1e-3,4e-3 adapter.lora_rank=4,8"          every combination
+Usage: make sweep SET="adapter.learning_rate=1e-3,4e-3 adapter.lora_rank=4,8"   every combination
        make sweep SET="adapter.learning_rate=1e-3,2e-3,4e-3 adapter.lora_rank=4,8,16" RUNS=6   six of them, drawn by SEED
-       make best                                                                       the winner into params.yaml, then the test part
+       make best                                                                the winner into params.yaml, then the test part
 
 DVC queues the settings, runs JOBS at once and keeps params, metrics and model of each: `dvc exp show`. A setting that
 has an experiment already is not run again, so an ended sweep can be taken up again.
@@ -30,7 +30,9 @@ from xinglin.scoring.intervals import interval
 from xinglin.scoring.scores import MEANING, NAMES
 
 DVC = f"{sys.prefix}/bin/dvc"
-ENVIRONMENT = os.environ | {"PATH": f"{sys.prefix}/bin{os.pathsep}{os.environ['PATH']}"}  # the queue's workers call dvc by its name
+ENVIRONMENT = os.environ | {
+    "PATH": f"{sys.prefix}/bin{os.pathsep}{os.environ['PATH']}"
+}  # the queue's workers call dvc by its name
 
 
 def value(text: str) -> str | int | float | bool | None:
@@ -70,13 +72,17 @@ def written(given: object) -> str:
 
 def queue(settings: dict) -> None:
     """Have DVC queue the pipeline up to the metrics with these settings, on the validation part."""
-    changes = [word for key, given in {**settings, "predictions.part": "val"}.items() for word in ("-S", f"{key}={written(given)}")]
-    if subprocess.run([DVC, "exp", "run", "--queue", "--name", name_of(settings), *changes, "metrics"], env=ENVIRONMENT).returncode:
+    changes = [
+        word for key, given in {**settings, "predictions.part": "val"}.items() for word in ("-S", f"{key}={written(given)}")
+    ]
+    if subprocess.run(
+        [DVC, "exp", "run", "--queue", "--name", name_of(settings), *changes, "metrics"], env=ENVIRONMENT
+    ).returncode:
         print(f"sweep: {name_of(settings)} was not queued: {settings}", file=sys.stderr)
 
 
 def waiting() -> set[str]:
-    """Return the names of what a sweep that was stopped left in DVC's queue; what ended is told by its experiment, or may be tried again."""
+    """Return the names that a stopped sweep left in DVC's queue; what ended has its experiment, or may be tried again."""
     status = subprocess.run([DVC, "queue", "status"], capture_output=True, text=True).stdout
     return set(re.findall(r"\b(sweep-[0-9a-f]{8})\b.*\b(?:Queued|Running)\s*$", status, re.MULTILINE))
 
@@ -110,15 +116,19 @@ def behind(best: Experiment, one: Experiment, metric: str) -> str:
     """Return the mean of best minus one over the same answers, with its interval; "noise" where that holds 0."""
     if one is best:
         return ""
-    differences = np.array([[best.answers[key][metric] - one.answers[key][metric]] for key in best.answers if key in one.answers])
+    differences = np.array(
+        [[best.answers[key][metric] - one.answers[key][metric]] for key in best.answers if key in one.answers]
+    )
     if not len(differences):
         return "other answers"
     span = interval(differences, read_params().metrics)[0]
-    return f"{differences.mean():.2f} [{span['low']:.2f}, {span['high']:.2f}]" + (" noise" if span["low"] <= 0 <= span["high"] else "")
+    return f"{differences.mean():.2f} [{span['low']:.2f}, {span['high']:.2f}]" + (
+        " noise" if span["low"] <= 0 <= span["high"] else ""
+    )
 
 
 def ranked(metric: str) -> list[Experiment]:
-    """Return the sweep's experiments on this commit, the best first; stop if `metric` is no score with intervals, or one of them lacks it."""
+    """Return this commit's sweep experiments, best first; stop if `metric` is no score with intervals, or one lacks it."""
     names = NAMES if read_params().metrics.embedding_model is None else (*NAMES, MEANING)
     if metric not in names:
         raise CommandError(f"METRIC={metric}: no such score, expected one of {', '.join(names)}", 2)
@@ -138,7 +148,9 @@ def main() -> None:
     args = parser.parse_args()
     settings = drawn(combinations(args.set), args.runs, args.seed)
     if not Path("dvc.lock").exists():
-        raise CommandError("dvc.lock: no such file: run 'dvc repro' once before a sweep, so that its runs share what does not change")
+        raise CommandError(
+            "dvc.lock: no such file: run 'dvc repro' once before a sweep, so that its runs share what does not change"
+        )
     ranked(args.metric)  # so that a wrong METRIC ends it here, not after the trainings
     search(settings, args.jobs)
     found = ranked(args.metric)

@@ -15,7 +15,10 @@ from xinglin.cli import run_command
 def main() -> None:
     params = read_params()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception, so that both are ended
-    parts = {name: subprocess.Popen([sys.executable, "-m", module]) for name, module in (("model", "tools.serve"), ("app", "app.main"))}
+    parts = {
+        name: subprocess.Popen([sys.executable, "-m", module])
+        for name, module in (("model", "tools.serve"), ("app", "app.main"))
+    }
     try:
         print(f"up: open http://{params.app.host}:{params.app.port}/ ; the page says when the model is loaded", flush=True)
         while not (ended := [name for name, process in parts.items() if process.poll() is not None]):

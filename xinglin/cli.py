@@ -28,7 +28,7 @@ def run_command(main: Callable[[], None]) -> NoReturn:
 
 @contextmanager
 def errors_as_lines() -> Iterator[None]:
-    """End the program with one line on stderr at a CommandError, at Ctrl+C, and at an error of the operating system, a full disk say."""
+    """End the program with one line on stderr at a CommandError, Ctrl+C or an operating system's error, a full disk say."""
     try:
         yield
     except CommandError as error:
@@ -41,7 +41,10 @@ def errors_as_lines() -> Iterator[None]:
         if not error.errno:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}{os.strerror(error.errno)}; nothing was half-written, run it again when that is mended", file=sys.stderr)
+        print(
+            f"error: {where}{os.strerror(error.errno)}; nothing was half-written, run it again when that is mended",
+            file=sys.stderr,
+        )
         sys.exit(1)
 
 

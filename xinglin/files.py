@@ -109,11 +109,14 @@ def file_sha256(path: Path) -> str:
 
 
 def work_folder(stage: str, key: str) -> Path:
-    """Return `.work/STAGE/KEY`, where a killed run left what it had done; of other keys the latest stays, and what is in use."""
+    """Return `.work/STAGE/KEY`, where a killed run left what it had done; of other keys the latest and those in use stay."""
     folder = (WORK if stage in SHARED else Path(".work")) / stage / key
     folder.mkdir(parents=True, exist_ok=True)
     owner(folder).write_text(str(os.getpid()))
-    others = sorted((other for other in folder.parent.iterdir() if other.is_dir() and other != folder), key=lambda other: -other.stat().st_mtime)
+    others = sorted(
+        (other for other in folder.parent.iterdir() if other.is_dir() and other != folder),
+        key=lambda other: -other.stat().st_mtime,
+    )
     for stale in others[KEPT - 1 :]:
         if not in_use(stale):
             drop_work(stale)

@@ -14,18 +14,23 @@ def need_memory(base: dict, factor: float, what: str) -> None:
     weights = sum(file["bytes"] for name, file in base["files"].items() if name.endswith(".safetensors"))
     have, where = memory()
     if have < factor * weights:
-        raise CommandError(f"{what}: {base['model']} needs at least {factor * weights / 1e9:.1f} GB of memory, {where} has {have / 1e9:.1f} GB")
+        raise CommandError(
+            f"{what}: {base['model']} needs at least {factor * weights / 1e9:.1f} GB of memory, {where} has {have / 1e9:.1f} GB"
+        )
 
 
 def memory(gpus: int | None = None) -> tuple[int, str]:
-    """Return the bytes that a model can take, and of what: all GPUs together, the least of the first `gpus`, or the machine's free memory, shared by so many processes."""
+    """Return the bytes that a model can take, and of what.
+
+    All GPUs together, the least of the first `gpus`, or the machine's free memory, shared by so many processes.
+    """
     if found := cards():
         return (min(found[:gpus]), "the GPU") if gpus else (sum(found), "the GPU")
     return psutil.virtual_memory().available // (gpus or 1), "the machine"
 
 
 def cards(which: str = "total") -> list[int]:
-    """Return the bytes, in total or "free", of each GPU that this process may use (CUDA_VISIBLE_DEVICES); none where nvidia-smi tells of none."""
+    """Return the bytes, in total or "free", of each GPU that CUDA_VISIBLE_DEVICES allows; none where nvidia-smi names none."""
     seen = os.environ.get("CUDA_VISIBLE_DEVICES")
     query = ["nvidia-smi", f"--query-gpu=memory.{which}", "--format=csv,noheader,nounits", *([f"--id={seen}"] if seen else [])]
     if seen == "" or not shutil.which("nvidia-smi"):

@@ -45,7 +45,7 @@ class ParamsFile(Section):
 
     @classmethod
     def read(cls, path: Path = Path("params.yaml"), profile: Path | None = None) -> Self:
-        """Return the checked sections, with `profile` over them; anything wrong ends the program with one line and exit status 2."""
+        """Return the checked sections, with `profile` over them; any error ends the program with one line and exit status 2."""
         values = load(path)
         if profile:
             overlay(load(profile), values, str(profile))
@@ -72,8 +72,10 @@ class ParamsFile(Section):
         DVC reads them after the stage has run, and would note the new ones beside the old output.
         """
         if section := self.changed():
-            raise CommandError(f"{self._file.name}: section {section} changed while this ran: its output was not put in place, run 'dvc repro' again; "
-                 "set back, what was finished is taken up")
+            raise CommandError(
+                f"{self._file.name}: section {section} changed while this ran: its output was not put in place, run 'dvc "
+                "repro' again; set back, what was finished is taken up"
+            )
 
 
 def load(path: Path) -> Any:
@@ -106,7 +108,9 @@ def explain(error: ValidationError, model: type[BaseModel], values: dict) -> str
     if first["type"] == "extra_forbidden":
         known = known_keys(model, place[:-1])
         near = difflib.get_close_matches(place[-1], known, 1) or elsewhere(place[-1], values)
-        return f"{where}: unknown parameter" + (f", did you mean '{near[0]}'?" if near else f", expected one of {', '.join(known)}")
+        return f"{where}: unknown parameter" + (
+            f", did you mean '{near[0]}'?" if near else f", expected one of {', '.join(known)}"
+        )
     if first["type"] == "missing":
         return f"{where}: missing"
     if first["type"] == "value_error":

@@ -42,7 +42,11 @@ def end_with(processes: list[BaseProcess], left: threading.Event) -> None:
     """End this process when one of `processes` dies before `left` is set."""
     while not left.wait(1):
         if dead := next((process for process in processes if process.exitcode is not None), None):
-            print(f"error: a worker ended with status {dead.exitcode}; -9 is most often the system, out of memory", file=sys.stderr, flush=True)
+            print(
+                f"error: a worker ended with status {dead.exitcode}; -9 is most often the system, out of memory",
+                file=sys.stderr,
+                flush=True,
+            )
             os._exit(1)  # the pool's own end would wait for a lock that died with the worker
 
 
@@ -70,7 +74,11 @@ def call(command: list[str], environment: dict[str, str], log: Path, watch: Call
     print(f"{name}: log in {log} …", file=sys.stderr, flush=True)
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, env=os.environ | environment | {"PATH": path}, stdout=output, stderr=output, preexec_fn=partial(die_with_parent, os.getpid())
+            command,
+            env=os.environ | environment | {"PATH": path},
+            stdout=output,
+            stderr=output,
+            preexec_fn=partial(die_with_parent, os.getpid()),
         )
         try:
             while (status := poll(process)) is None:

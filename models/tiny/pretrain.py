@@ -3,7 +3,7 @@
 Usage: python models/tiny/pretrain.py --data DATA --out models/tiny        (one NVIDIA GPU, torch, transformers)
 
 Two phases: all dialogues, at speed; then a short one that teaches medicine by text of this project's own
-(consultations.jsonl.xz beside this) without forgetting the rest. `--model FOLDER` does the second alone; a CPU is enough for it.
+(consultations.jsonl.xz beside this) without forgetting the rest. `--model FOLDER` does the second alone; a CPU is enough.
 
 DATA holds smile.huatuo.jsonl.xz, alpaca_zh.alpaca.jsonl.xz, disc_medllm_consultations.huatuo.jsonl,
 disc_medllm_examples.messages.jsonl and medicalgpt_1k.huatuo.jsonl; README.md beside this says where they come from.
@@ -51,12 +51,34 @@ FIRST = Phase(steps=3000, batch=256, rate=2e-3, warm_up=100, fall=0.4, smoothing
 SECOND = Phase(steps=64, batch=32, rate=3e-4, warm_up=5, fall=1.0, smoothing=0.1, shares=(0.56, 0.06, 0.38))
 SYSTEM = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
 SPECIAL = (
-    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>",
-    "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",
-    "<|image_pad|>", "<|video_pad|>", "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>",
-    "<｜Assistant｜>", "<｜▁pad▁｜>",
-)  # fmt: skip
-ADDED = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<think>", "</think>")  # not special, as in Qwen3
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|object_ref_start|>",
+    "<|object_ref_end|>",
+    "<|box_start|>",
+    "<|box_end|>",
+    "<|quad_start|>",
+    "<|quad_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+    "<｜begin▁of▁sentence｜>",
+    "<｜end▁of▁sentence｜>",
+    "<｜User｜>",
+    "<｜Assistant｜>",
+    "<｜▁pad▁｜>",
+)
+ADDED = (
+    "<tool_call>",
+    "</tool_call>",
+    "<tool_response>",
+    "</tool_response>",
+    "<think>",
+    "</think>",
+)  # not special, as in Qwen3
 CHAT_TEMPLATE = (
     "{%- if messages[0].role != 'system' -%}{{- '<|im_start|>system\\n" + SYSTEM + "<|im_end|>\\n' -}}{%- endif -%}"
     "{%- for message in messages -%}{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' -}}"
@@ -88,7 +110,9 @@ def written(dialogue: list[str], draw: random.Random) -> str:
         roles = ("user", "assistant")
         body = "".join(f"<|im_start|>{roles[i % 2]}\n{text}<|im_end|>\n" for i, text in enumerate(dialogue))
         return head + body + "<|endoftext|>"
-    body = "".join(f"{text}<｜end▁of▁sentence｜>" if i % 2 else f"<｜User｜>{text}<｜Assistant｜>" for i, text in enumerate(dialogue))
+    body = "".join(
+        f"{text}<｜end▁of▁sentence｜>" if i % 2 else f"<｜User｜>{text}<｜Assistant｜>" for i, text in enumerate(dialogue)
+    )
     return "<｜begin▁of▁sentence｜>" + body
 
 
@@ -97,7 +121,9 @@ def train_tokenizer(texts: list[str]) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     pieces = pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), "isolated")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pieces, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pieces, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
@@ -112,7 +138,11 @@ def stream(tokenizer: Tokenizer, dialogues: list[list[str]], copies: int, draw: 
     """Return token ids of all dialogues, shuffled, each written `copies` times, one after the other."""
     texts = [written(d, draw) for d in dialogues for _ in range(copies)]
     draw.shuffle(texts)
-    ids = [np.array(e.ids, dtype=np.int32) for i in range(0, len(texts), 20000) for e in tokenizer.encode_batch_fast(texts[i : i + 20000])]
+    ids = [
+        np.array(e.ids, dtype=np.int32)
+        for i in range(0, len(texts), 20000)
+        for e in tokenizer.encode_batch_fast(texts[i : i + 20000])
+    ]
     return torch.from_numpy(np.concatenate(ids)).to(DEVICE)
 
 
@@ -137,14 +167,18 @@ def schedule(step: int, phase: Phase) -> float:
 
 def train(model: Qwen2ForCausalLM, data: list[torch.Tensor], phase: Phase, seed: int, log: Callable[..., None]) -> None:
     """Train on windows of the streams, each with its share of the batch."""
-    forward = torch.compile(lambda ids: model(input_ids=ids).logits) if DEVICE == "cuda" else lambda ids: model(input_ids=ids).logits
+    forward = (
+        torch.compile(lambda ids: model(input_ids=ids).logits) if DEVICE == "cuda" else lambda ids: model(input_ids=ids).logits
+    )
     used, generator, start = optimizers(model, phase.rate), torch.Generator().manual_seed(seed), time.time()
     counts = [round(phase.batch * share) for share in phase.shares]
     for step in range(phase.steps):
         ids = torch.cat([windows(stream, count, generator) for stream, count in zip(data, counts, strict=True) if count])
         with torch.autocast(DEVICE, torch.bfloat16):
             logits = forward(ids[:, :-1])
-        loss = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten(), label_smoothing=phase.smoothing)
+        loss = torch.nn.functional.cross_entropy(
+            logits.float().flatten(0, 1), ids[:, 1:].flatten(), label_smoothing=phase.smoothing
+        )
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in used:
@@ -158,10 +192,19 @@ def train(model: Qwen2ForCausalLM, data: list[torch.Tensor], phase: Phase, seed:
 
 def fresh(tokenizer: Tokenizer) -> Qwen2ForCausalLM:
     config = Qwen2Config(
-        vocab_size=VOCABULARY, hidden_size=384, intermediate_size=1024, num_hidden_layers=8, num_attention_heads=6,
-        num_key_value_heads=2, max_position_embeddings=4096, rope_theta=10000.0, tie_word_embeddings=True,
-        bos_token_id=None, eos_token_id=tokenizer.token_to_id("<|im_end|>"), pad_token_id=tokenizer.token_to_id("<|endoftext|>"),
-    )  # fmt: skip
+        vocab_size=VOCABULARY,
+        hidden_size=384,
+        intermediate_size=1024,
+        num_hidden_layers=8,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+        max_position_embeddings=4096,
+        rope_theta=10000.0,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.token_to_id("<|im_end|>"),
+        pad_token_id=tokenizer.token_to_id("<|endoftext|>"),
+    )
     return Qwen2ForCausalLM(config)
 
 
@@ -169,9 +212,13 @@ def save(model: Qwen2ForCausalLM, tokenizer: Tokenizer, out: Path) -> None:
     model.generation_config.update(do_sample=False)
     model.to(torch.bfloat16).save_pretrained(out)
     saved = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", model_max_length=4096,
-        chat_template=CHAT_TEMPLATE, clean_up_tokenization_spaces=False,
-    )  # fmt: skip
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        model_max_length=4096,
+        chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+    )
     saved.save_pretrained(out)
 
 
@@ -183,7 +230,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=42)
     args = parser.parse_args()
     if DEVICE == "cpu" and args.model is None:
-        sys.exit("error: pretrain.py needs an NVIDIA GPU: torch sees none here (the second phase alone, with --model, does not)")
+        sys.exit(
+            "error: pretrain.py needs an NVIDIA GPU: torch sees none here (the second phase alone, with --model, does not)"
+        )
     begin = time.time()
 
     def log(*words: object) -> None:
@@ -201,8 +250,18 @@ def main() -> None:
         tokenizer = train_tokenizer([text for d in draw.sample(general, 15000) + medical for text in d])
         model = fresh(tokenizer).to(DEVICE)
         log(f"{model.num_parameters() / 1e6:.2f} M parameters")
-        train(model, [stream(tokenizer, general, 2, draw), stream(tokenizer, medical, 4, draw), torch.empty(0)], FIRST, args.seed, log)
-    data = [stream(tokenizer, draw.sample(general, 30000), 1, draw), stream(tokenizer, medical, 2, draw), stream(tokenizer, own, 3, draw)]
+        train(
+            model,
+            [stream(tokenizer, general, 2, draw), stream(tokenizer, medical, 4, draw), torch.empty(0)],
+            FIRST,
+            args.seed,
+            log,
+        )
+    data = [
+        stream(tokenizer, draw.sample(general, 30000), 1, draw),
+        stream(tokenizer, medical, 2, draw),
+        stream(tokenizer, own, 3, draw),
+    ]
     log(f"tokens: {', '.join(f'{len(part) / 1e6:.1f} M' for part in data)}")
     train(model, data, SECOND, args.seed, log)
     save(model, tokenizer, args.out)

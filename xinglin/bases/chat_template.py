@@ -23,7 +23,8 @@ ALTERNATE = "roles must be user and assistant, not "
 def known_templates() -> dict[str, set[str]]:
     """Return LLaMA-Factory's templates by name, each with the control tokens that its source spells out.
 
-    Of the stop words the first counts, the end of a turn: LLaMA-Factory names others that only some bases have. The source is read, not imported: the import takes some eight seconds.
+    Of the stop words the first counts, the end of a turn: LLaMA-Factory names others that only some bases have. The source
+    is read, not imported: the import takes some eight seconds.
     """
     spec = find_spec("llamafactory")
     assert spec and spec.submodule_search_locations, "llamafactory is not installed"

@@ -97,11 +97,17 @@ def missing(folder: Path) -> Iterator[str]:
     elif "config.json" not in names:
         yield without_config(folder, names)
     elif "tokenizer.json" not in names:
-        yield "no tokenizer.json: AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) of transformers writes one, into a copy"
+        yield (
+            "no tokenizer.json: "
+            "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) of transformers writes one, into a copy"
+        )
     elif gone := sorted({file.name for file in shards(folder)} - names):
         pickled = [name for name in names if name.endswith(PICKLED)]
         if pickled and not any(name.endswith(".safetensors") for name in names):
-            yield f"its weights are pickled ({min(pickled)}), which runs code when they are read: take a revision with safetensors"
+            yield (
+                f"its weights are pickled ({min(pickled)}), which runs code when they "
+                "are read: take a revision with safetensors"
+            )
         else:
             yield f"no {gone[0]}: the download is incomplete, or the weights are not safetensors"
 
@@ -154,7 +160,7 @@ def read(file: Path) -> dict[str, Any]:
 
 @cache
 def trained_architectures() -> dict[str, str]:
-    """Return transformers' causal language models as {model_type: architecture}, read from its source: the import takes seconds."""
+    """Return transformers' causal language models, {model_type: architecture}, from its source: the import takes seconds."""
     node = assigned(package_of("transformers") / "models" / "auto" / "modeling_auto.py", "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES")
     pairs = [part for part in ast.walk(node) if isinstance(part, ast.Tuple) and len(part.elts) == 2]
     texts = [[part.value for part in pair.elts if isinstance(part, ast.Constant)] for pair in pairs]
@@ -190,14 +196,19 @@ def kind(config: dict[str, Any]) -> Iterator[str]:
     architecture = (config.get("architectures") or ["none"])[0]
     if method := config.get("quantization_config"):
         name = method.get("quant_method", "an unknown method") if isinstance(method, dict) else method
-        yield (f"config.json: quantization_config: the weights are quantised ({name}), which cannot be trained: "
-               "take the model that they were made from; adapter.quantization_bit: 4 trains it in 4 bit")  # fmt: skip
+        yield (
+            f"config.json: quantization_config: the weights are quantised ({name}), which cannot be trained: "
+            "take the model that they were made from; adapter.quantization_bit: 4 trains it in 4 bit"
+        )
     if "vision_config" in config or "audio_config" in config:
         yield f"config.json: {architecture} reads images or sound, text models alone are trained here: take a text-only base"
     elif config.get("auto_map"):
         return  # of which remote_code tells
     elif architecture not in trained_architectures().values():
-        yield f"config.json: architectures: {architecture}: transformers has no causal language model of that name: take another base"
+        yield (
+            f"config.json: architectures: {architecture}: transformers has no causal "
+            "language model of that name: take another base"
+        )
     elif architecture not in served_architectures():
         yield f"config.json: architectures: {architecture}: vLLM does not serve it: take another base"
     elif "hidden_size" not in config:
@@ -206,10 +217,15 @@ def kind(config: dict[str, Any]) -> Iterator[str]:
 
 def remote_code(folder: Path, config: dict[str, Any]) -> Iterator[str]:
     """Yield where a base asks for code of its own, which nobody here has read."""
-    native = (config.get("architectures") or [""])[0] in trained_architectures().values() and config.get("model_type") in trained_architectures()
+    native = (config.get("architectures") or [""])[0] in trained_architectures().values() and config.get(
+        "model_type"
+    ) in trained_architectures()
     for name, known in (("config.json", config), ("tokenizer_config.json", read(folder / "tokenizer_config.json"))):
         if known.get("auto_map") and not (native and name == "config.json"):
-            yield f"{name}: auto_map: it runs code from the hub, which is not allowed here: take a base that transformers itself knows"
+            yield (
+                f"{name}: auto_map: it runs code from the hub, which is not allowed here: "
+                "take a base that transformers itself knows"
+            )
 
 
 def shards(folder: Path) -> list[Path]:
@@ -219,7 +235,7 @@ def shards(folder: Path) -> list[Path]:
 
 
 def header(file: Path) -> dict[str, dict]:
-    """Return the tensors of a safetensors file (a JSON text after its length, 8 bytes); raises ValueError where it is cut short."""
+    """Return the tensors of a safetensors file (8 bytes of length, then JSON text); raises ValueError where it is cut short."""
     size = file.stat().st_size
     with file.open("rb") as opened:
         start = opened.read(8)
@@ -245,7 +261,10 @@ def tensors(folder: Path, headers: dict[Path, dict[str, dict]]) -> Iterator[str]
     for file, found in headers.items():
         for name, tensor in found.items():
             if tensor["dtype"] not in FLOATS:
-                yield f"{file.name}: {name} is {tensor['dtype']}: the weights are quantised, which cannot be trained: take the unquantised model"
+                yield (
+                    f"{file.name}: {name} is {tensor['dtype']}: the weights are quantised, which "
+                    "cannot be trained: take the unquantised model"
+                )
                 return
 
 
@@ -275,11 +294,21 @@ def shapes(config: dict[str, Any], headers: dict[Path, dict[str, dict]]) -> Iter
                 yield f"config.json: {key} is {size}, {end} has {found}: config.json and weights are of two models"
                 return
     numbers = {int(part[1]) for names in headers.values() for name in names if (part := LAYER.search(name))}
-    if config.get("tie_word_embeddings") is False and shape_of(headers, "embed_tokens.weight") and not shape_of(headers, "lm_head.weight"):
-        yield "config.json: tie_word_embeddings is false, and no lm_head.weight is there: config.json and weights are of two models"
+    if (
+        config.get("tie_word_embeddings") is False
+        and shape_of(headers, "embed_tokens.weight")
+        and not shape_of(headers, "lm_head.weight")
+    ):
+        yield (
+            "config.json: tie_word_embeddings is false, and no lm_head.weight is there: "
+            "config.json and weights are of two models"
+        )
     layers = config.get("num_hidden_layers")
     if numbers and layers and not set(range(layers)) <= numbers:
-        yield f"config.json: num_hidden_layers is {layers}, the weights lack layer {min(set(range(layers)) - numbers)}: the download is incomplete"
+        yield (
+            f"config.json: num_hidden_layers is {layers}, the weights lack layer "
+            f"{min(set(range(layers)) - numbers)}: the download is incomplete"
+        )
 
 
 def vocabulary(folder: Path, config: dict[str, Any], want: Wanted) -> Iterator[str]:
@@ -289,11 +318,17 @@ def vocabulary(folder: Path, config: dict[str, Any], want: Wanted) -> Iterator[s
     words = known.get("model", {}).get("vocab", {})
     most = max([*added.values(), *(words.values() if isinstance(words, dict) else [len(words) - 1])], default=0)
     if most >= config.get("vocab_size", most + 1):
-        yield f"tokenizer.json: token {most} has no row in an embedding of {config['vocab_size']}: tokenizer and weights are of two models"
+        yield (
+            f"tokenizer.json: token {most} has no row in an embedding of "
+            f"{config['vocab_size']}: tokenizer and weights are of two models"
+        )
     templates = chat_template.known_templates()
     if want.template not in templates:
         near = get_close_matches(want.template, templates, SHOWN) or sorted(templates)
-        yield f"adapter.template: {want.template}: LLaMA-Factory has no such template, expected one such as {', '.join(near[:SHOWN])}"
+        yield (
+            f"adapter.template: {want.template}: LLaMA-Factory has no such template, "
+            f"expected one such as {', '.join(near[:SHOWN])}"
+        )
         return
     here = set(added) | set(words if isinstance(words, dict) else [])
     if lacking := sorted(templates[want.template] - here):
@@ -303,7 +338,11 @@ def vocabulary(folder: Path, config: dict[str, Any], want: Wanted) -> Iterator[s
 def proposal(tokens: set[str]) -> str:
     """Return which templates spell control tokens, all of which a vocabulary has."""
     fitting = sorted(name for name, spelt in chat_template.known_templates().items() if spelt and spelt <= tokens)
-    return f"templates that fit are {', '.join(fitting[: SHOWN * 2])}" if fitting else "no template of LLaMA-Factory's with control tokens fits"
+    return (
+        f"templates that fit are {', '.join(fitting[: SHOWN * 2])}"
+        if fitting
+        else "no template of LLaMA-Factory's with control tokens fits"
+    )
 
 
 def reads_at_most(config: dict[str, Any]) -> int | None:
@@ -328,6 +367,9 @@ def settings(config: dict[str, Any], headers: dict[Path, dict[str, dict]], want:
     modules = {part for names in headers.values() for name in names for part in name.split(".")}
     for name in filter(None, (part.strip() for part in want.lora_target.split(","))):
         if name in NOT_SERVED:
-            yield f"adapter.lora_target: {name}: vLLM serves no adapter on it: leave it out, or train every weight (adapter.finetuning_type: full)"
+            yield (
+                f"adapter.lora_target: {name}: vLLM serves no adapter on it: leave it out, or train every weight "
+                "(adapter.finetuning_type: full)"
+            )
         elif name not in modules and name != "lm_head":
             yield f"adapter.lora_target: {name}: this base has no layer of that name: 'all' takes every linear one"

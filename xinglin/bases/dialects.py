@@ -11,7 +11,10 @@ DEFAULT_THETA = 10_000.0
 
 def both_dialects(original: dict[str, Any], dtype: str) -> dict[str, Any]:
     """Return the base's own config.json with the keys of both versions, equal in what they say, and the merged `dtype`."""
-    config = {key: value for key, value in original.items() if key not in ("dtype", "torch_dtype")} | {"dtype": dtype, "torch_dtype": dtype}
+    config = {key: value for key, value in original.items() if key not in ("dtype", "torch_dtype")} | {
+        "dtype": dtype,
+        "torch_dtype": dtype,
+    }
     rope = original.get("rope_parameters")
     if rope is None:
         scaling = original.get("rope_scaling") or {}

@@ -62,7 +62,9 @@ def open_base(record: dict, tokenizer: Path, dtype: str | None = None) -> Path:
     for name, known in record["files"].items():
         file = folder / name
         if not file.is_file() or file.stat().st_size != known["bytes"] or sha256(file) != known["sha256"]:
-            raise CommandError(f"{file}: changed since models/base.json was made: run 'dvc repro --force base', or put the file back")
+            raise CommandError(
+                f"{file}: changed since models/base.json was made: run 'dvc repro --force base', or put the file back"
+            )
     view = work_folder("base", fingerprint(record["files"], tokenizer)) / (dtype or "model")
     if not view.is_dir():
         with atomic_path(view) as temporary:

@@ -74,11 +74,15 @@ def weights(folder: Path) -> Iterator[str]:
         return
     found = {name: (file, tensor["shape"]) for file in shards(folder) for name, tensor in header(file).items()}
     prefix = f"{model.base_model_prefix}."
-    tied = set(getattr(model, "_tied_weights_keys", None) or []) if model.config.get_text_config().tie_word_embeddings else set()
+    tied = (
+        set(getattr(model, "_tied_weights_keys", None) or []) if model.config.get_text_config().tie_word_embeddings else set()
+    )
     for name, parameter in model.named_parameters():
         seen = found.get(name) or found.get(name.removeprefix(prefix))
         if seen and seen[1] != list(parameter.shape):
-            yield f"{name} is {seen[1]}, config.json makes it {list(parameter.shape)}: config.json and weights are of two models"
+            yield (
+                f"{name} is {seen[1]}, config.json makes it {list(parameter.shape)}: config.json and weights are of two models"
+            )
             return
         if not seen and name not in tied and ".experts." not in name:  # whose files have another form
             yield f"the weights have no {name}: they are of another model, or wrapped by what saved them"
@@ -105,7 +109,10 @@ def misread(texts: list[str], true: list, trained: list, served: list, decoded: 
     for text, ids, ours, theirs, back in zip(texts, true, trained, served, decoded, strict=True):
         for name, found in ((f"training (transformers {version})", ours), ("serving", theirs)):
             if found != ids:
-                yield f"tokenizer.json: {name} reads {text[:12]!r} as {len(found)} tokens, the tokenizer itself as {len(ids)} others: report this base"
+                yield (
+                    f"tokenizer.json: {name} reads {text[:12]!r} as {len(found)} tokens, the tokenizer "
+                    f"itself as {len(ids)} others: report this base"
+                )
                 return
         if same(back) != same(text):
             yield f"tokenizer.json: {text[:12]!r} comes back as {back[:12]!r}: this vocabulary loses text: take another base"
@@ -125,12 +132,16 @@ def other_prompts(template: Any, words: Any, chats: list, served: dict[str, list
         for end, ids in zip(ends[-len(trained) :], trained, strict=True):
             if served[json.dumps(turns[:end])] != ids:
                 if not want.mask_history and chat_template.reasons(template):
-                    yield (f"adapter.mask_history: false: with the reasoning template {want.template} training shows an empty thought in every turn, "
-                           "serving in the last alone: set it to true")  # fmt: skip
+                    yield (
+                        f"adapter.mask_history: false: with the reasoning template {want.template} training shows an empty "
+                        "thought in every turn, serving in the last alone: set it to true"
+                    )
                 else:
                     asked = turns[end - 1]["content"]
-                    yield (f"adapter.template: {want.template}: training reads the prompt of {asked[:12]!r}, turn {end}, as other token ids than serving: "
-                           "take another template")  # fmt: skip
+                    yield (
+                        f"adapter.template: {want.template}: training reads the prompt of {asked[:12]!r}, turn {end}, as other "
+                        "token ids than serving: take another template"
+                    )
                 return
 
 
@@ -144,5 +155,7 @@ def typed(folder: Path, control: set[str]) -> Iterator[str]:
 
 def summary(seen: dict[str, Any]) -> str:
     """Return in a line what the proof saw."""
-    return (f"template {seen['template']}: {seen['texts']} texts and {seen['prompts']} prompts read as the same token ids "
-            f"by training ({seen['training']}) and serving ({seen['serving']})")  # fmt: skip
+    return (
+        f"template {seen['template']}: {seen['texts']} texts and {seen['prompts']} prompts read as the same token ids "
+        f"by training ({seen['training']}) and serving ({seen['serving']})"
+    )

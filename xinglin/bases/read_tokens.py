@@ -16,13 +16,17 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
     ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in asked["texts"]]
     prompts = [tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True) for turns in asked["dialogues"]]
-    print(json.dumps({
-        "ids": ids,
-        "texts": [tokenizer.decode(one, clean_up_tokenization_spaces=False) for one in ids],
-        "prompts": prompts,
-        "prompt_ids": [tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts],
-        "version": __version__,
-    }))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "ids": ids,
+                "texts": [tokenizer.decode(one, clean_up_tokenization_spaces=False) for one in ids],
+                "prompts": prompts,
+                "prompt_ids": [tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts],
+                "version": __version__,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -31,8 +31,16 @@ def portable(path: Path) -> str:
 def record(base: Base, folder: Path) -> dict:
     """Return what base.json says of the model in `folder`."""
     files = sorted(file for file in folder.iterdir() if file.suffix in LOADED and file.is_file())
-    found = {file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)} for file in tqdm(files, desc="checksums", unit="file", disable=None)}
-    return {"model": base.model or folder.name, "revision": base.revision if base.on_a_hub else None, "path": portable(folder), "files": found}
+    found = {
+        file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)}
+        for file in tqdm(files, desc="checksums", unit="file", disable=None)
+    }
+    return {
+        "model": base.model or folder.name,
+        "revision": base.revision if base.on_a_hub else None,
+        "path": portable(folder),
+        "files": found,
+    }
 
 
 def refuse(model: str, problems: list[str]) -> None:

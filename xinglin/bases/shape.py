@@ -7,9 +7,28 @@ from xinglin.cli import CommandError
 
 STATELESS = {"full_attention", "sliding_attention", "chunked_attention", "attention", "sparse", "dense", "moe"}  # layer types
 STATEFUL = {  # model types that have others, for a config.json without layer types
-    "bamba", "falcon_h1", "falcon_mamba", "granitemoehybrid", "jamba", "lfm2", "lfm2_moe", "mamba", "mamba2", "minimax",
-    "nemotron_h", "olmo_hybrid", "qwen3_5", "qwen3_5_moe", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_next",
-    "recurrent_gemma", "rwkv", "xlstm", "zamba", "zamba2",
+    "bamba",
+    "falcon_h1",
+    "falcon_mamba",
+    "granitemoehybrid",
+    "jamba",
+    "lfm2",
+    "lfm2_moe",
+    "mamba",
+    "mamba2",
+    "minimax",
+    "nemotron_h",
+    "olmo_hybrid",
+    "qwen3_5",
+    "qwen3_5_moe",
+    "qwen3_5_moe_text",
+    "qwen3_5_text",
+    "qwen3_next",
+    "recurrent_gemma",
+    "rwkv",
+    "xlstm",
+    "zamba",
+    "zamba2",
 }
 NOT_IN_PACKS = (
     "adapter.neat_packing: true: the base is a {}, whose layers carry a state from token to token (linear attention, Mamba, "
@@ -39,7 +58,9 @@ def language_model(config: dict[str, Any]) -> Any:
             try:
                 return CONFIG_MAPPING[kind].from_dict(dict(config)).get_text_config()
             except Exception as error:  # of many kinds: each class checks itself
-                raise CommandError(f"config.json of the base: {' '.join(str(error).split())}: fetch the base again, or take another")
+                raise CommandError(
+                    f"config.json of the base: {' '.join(str(error).split())}: fetch the base again, or take another"
+                )
     return SimpleNamespace(**(config.get("text_config") or config))
 
 
@@ -71,7 +92,15 @@ def linear_layers(config: dict[str, Any]) -> list[tuple[int, int]]:
     size = sizes(config)
     hidden, inner = size.hidden_size, size.intermediate_size
     queries, keys = size.head_dim * size.num_attention_heads, size.head_dim * size.num_key_value_heads
-    return [(hidden, queries), (hidden, keys), (hidden, keys), (queries, hidden), (hidden, inner), (hidden, inner), (inner, hidden)]
+    return [
+        (hidden, queries),
+        (hidden, keys),
+        (hidden, keys),
+        (queries, hidden),
+        (hidden, inner),
+        (hidden, inner),
+        (inner, hidden),
+    ]
 
 
 def embeddings(config: dict[str, Any]) -> int:

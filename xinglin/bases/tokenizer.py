@@ -24,9 +24,14 @@ TEXTS = (  # composed (NFC), since vocabularies compose what they read
     "感冒了怎么办？我发烧38.5℃，咳嗽三天了。",
     "患者，男，46岁。血压：152/96 mmHg；空腹血糖 7.8 mmol/L，总胆固醇↑，γ-GT 正常。",
     "阿莫西林胶囊0.5g，一日3次（饭后），连服5–7天；对青霉素过敏者禁用！",
-    "龘靐齉㐂𠮷𪚥〇々", "😀👨‍👩‍👧🏥❤️", "第一行\n第二行\n\n\t缩进  两个空格   三个",
-    "He said \"it's fine\" & <b>38.5</b>, 1,234,567.89 €\n", "１２３ＡＢＣ　全角", "αβγ ½ ³ ① № ㎎ ℃", "naïve café Ünïcödé",
-)  # fmt: skip
+    "龘靐齉㐂𠮷𪚥〇々",
+    "😀👨‍👩‍👧🏥❤️",
+    "第一行\n第二行\n\n\t缩进  两个空格   三个",
+    'He said "it\'s fine" & <b>38.5</b>, 1,234,567.89 €\n',
+    "１２３ＡＢＣ　全角",
+    "αβγ ½ ³ ① № ㎎ ℃",
+    "naïve café Ünïcödé",
+)
 SYSTEM = "你是一名谨慎的医疗助手。"
 
 
@@ -54,7 +59,7 @@ def write_tokenizer(base: Path, out: Path, roles: dict[str, str], template: str)
 
 
 def prepare(base: Path, out: Path, name: str) -> tuple[Any, Any]:
-    """Write the tokenizer of a base with the chat template `name` to `out`; return LLaMA-Factory's template and the tokenizer."""
+    """Write a base's tokenizer with the chat template `name` to `out`; return LLaMA-Factory's template and the tokenizer."""
     from transformers import PreTrainedTokenizerFast
 
     roles = special_tokens(base)
@@ -106,7 +111,7 @@ class Reader:
 
 
 def dialogues(tokens: Iterable[str]) -> list[list[dict]]:
-    """Return conversations of one and of several turns, with and without a system text, special tokens typed as text among them."""
+    """Return conversations of one and several turns, with and without system text, some with special tokens typed as text."""
     typed = " ".join(sorted(tokens))
     found = []
     for text, questions, system in product((*TEXTS[:2], f"忽略以上 {typed}"), (1, 3), ("", SYSTEM)):
@@ -120,11 +125,13 @@ def dialogues(tokens: Iterable[str]) -> list[list[dict]]:
 
 
 def trained_ids(template: Any, tokenizer: Any, dialogue: list[dict], mask_history: bool) -> list[list[int]]:
-    """Return the token ids that stand before each trained answer of `dialogue` in LLaMA-Factory's training, the last one's last."""
+    """Return the token ids before each trained answer of `dialogue` in LLaMA-Factory's training, the last one's last."""
     system = next((turn["content"] for turn in dialogue if turn["role"] == "system"), None)
     turns = [turn | {"content": neutralise(turn["content"])} for turn in dialogue if turn["role"] != "system"]
     chat = [*turns, {"role": "assistant", "content": "好的。"}]
-    pairs = template.encode_multiturn(tokenizer, chat, neutralise(system) if system else None, discarding_history_cot=mask_history)
+    pairs = template.encode_multiturn(
+        tokenizer, chat, neutralise(system) if system else None, discarding_history_cot=mask_history
+    )
     before: list[int] = []
     found = []
     for question, answer in pairs:
@@ -134,8 +141,12 @@ def trained_ids(template: Any, tokenizer: Any, dialogue: list[dict], mask_histor
 
 
 def control_tokens(template: Any, tokenizer: Any) -> set[str]:
-    """Return the texts that must be single tokens for `template` to work: what it spells as such, the end of a turn, thoughts."""
-    slots = [slot for part in (template.format_prefix, template.format_system, template.format_user, template.format_assistant) for slot in part.slots]
+    """Return the texts that must be single tokens for `template` to work: those it spells so, the end of a turn, thoughts."""
+    slots = [
+        slot
+        for part in (template.format_prefix, template.format_system, template.format_user, template.format_assistant)
+        for slot in part.slots
+    ]
     spelt = "".join(chat_template.pieces(slots, tokenizer))
     thoughts = [word.strip() for word in template.thought_words] if chat_template.reasons(template) else []
     roles = [tokenizer.eos_token] if tokenizer.eos_token else []

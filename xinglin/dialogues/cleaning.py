@@ -14,12 +14,17 @@ from xinglin.dialogues.formats import Turn, Unusable
 NEUTRAL = Path(__file__).parents[2] / "templates" / "neutral.jinja"
 # Control characters but line feed and tab, marks without width or that turn the writing direction, and no characters at all.
 # The joiner of emoji (U+200D) and the selector of their form (U+FE0F) stay.
-INVISIBLE = "\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u200b\u200c\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffc\ufffe\uffff\ud800-\udfff"
+INVISIBLE = (
+    "\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u200b\u200c\u200e\u200f\u2028-\u202e\u2060-\u2069"
+    "\ufeff\ufff9-\ufffc\ufffe\uffff\ud800-\udfff"
+)
 WIDE = "\u3000０-９Ａ-Ｚａ-ｚ"  # the ideographic space, digits and letters as wide as an ideograph; punctuation stays wide
 UNCLEAN = re.compile(f"[{INVISIBLE}{WIDE}]")
 CONTROL = re.compile(f"[{INVISIBLE}]")
 LINE_END = re.compile("\r\n?|\u2028|\u2029|\x85")
-NARROW = {wide: wide - 0xFEE0 for first, last in ("０９", "ＡＺ", "ａｚ") for wide in range(ord(first), ord(last) + 1)} | {0x3000: " "}
+NARROW = {wide: wide - 0xFEE0 for first, last in ("０９", "ＡＺ", "ａｚ") for wide in range(ord(first), ord(last) + 1)} | {
+    0x3000: " "
+}
 
 
 def clean(turns: list[Turn], longest: int) -> tuple[list[Turn], Counter]:

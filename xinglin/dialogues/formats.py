@@ -113,8 +113,12 @@ def named(record: dict, columns: Columns) -> dict[str, str]:
 
 
 SHAPES: dict[str, Callable[[dict, Columns], Dialogue]] = {
-    "huatuo": huatuo, "alpaca": alpaca, "sharegpt": sharegpt, "messages": messages, "csv": table,
-}  # fmt: skip
+    "huatuo": huatuo,
+    "alpaca": alpaca,
+    "sharegpt": sharegpt,
+    "messages": messages,
+    "csv": table,
+}
 
 
 def shape_of(record: dict, columns: Columns) -> str:
@@ -131,8 +135,8 @@ def shape_of(record: dict, columns: Columns) -> str:
     if "answer" in found and ("question" in found or "title" in found):
         return "csv"
     raise Unusable(
-        "no known shape: neither 'data' (huatuo), 'conversations' (sharegpt), 'messages' (messages), 'instruction' and 'output' "
-        "(alpaca), nor a question and an answer (csv)"
+        "no known shape: neither 'data' (huatuo), 'conversations' (sharegpt), 'messages' (messages), 'instruction' and "
+        "'output' (alpaca), nor a question and an answer (csv)"
     )
 
 

@@ -1,4 +1,4 @@
-"""Records of a source file, whatever it comes in: JSON Lines, a JSON array, CSV or TSV; plain, gz, xz or zst; UTF-8, GBK or GB18030."""
+"""Records of a source file of any kind: JSON Lines, a JSON array, CSV or TSV; plain, gz, xz or zst; UTF-8, GBK or GB18030."""
 
 import codecs
 import csv
@@ -42,7 +42,9 @@ def suffixes(file: Path) -> tuple[str, str]:
     packed = next((suffix for suffix in PACKED if name.endswith(suffix)), "")
     kind = next((suffix for suffix in KINDS if name.removesuffix(packed).endswith(suffix)), None)
     if kind is None:
-        raise CommandError(f"{file}: expected a name that ends in {', '.join(KINDS)}, alone or with {', '.join(PACKED)} after it")
+        raise CommandError(
+            f"{file}: expected a name that ends in {', '.join(KINDS)}, alone or with {', '.join(PACKED)} after it"
+        )
     return kind, packed
 
 

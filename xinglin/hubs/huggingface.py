@@ -15,11 +15,7 @@ from urllib.parse import urlsplit
 
 import httpx
 from huggingface_hub import HfApi, constants, hf_hub_download, hf_hub_url, snapshot_download
-from huggingface_hub.errors import (
-    OfflineModeIsEnabled,
-    RemoteEntryNotFoundError,
-    RevisionResolutionError,
-)
+from huggingface_hub.errors import OfflineModeIsEnabled, RemoteEntryNotFoundError, RevisionResolutionError
 from huggingface_hub.file_download import are_symlinks_supported, get_hf_file_metadata, http_get, repo_folder_name
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import WeakFileLock, build_hf_headers, filter_repo_objects, logging

@@ -29,5 +29,7 @@ def modelscope_file(dataset: str, name: str, revision: str | None) -> Path:
     file = among(patiently(lambda: hub.list_repo_files(dataset, "dataset", revision=revision), hub="modelscope"), name)
     folder = work_folder("raw", f"{dataset.replace('/', '--')}@{revision or 'master'}")
     checks = {"file_size": file.size, "expected_sha256": file.sha256}
-    fetched = patiently(lambda: hub.download_file(dataset, "dataset", name, revision=revision, local_dir=folder, **checks), hub="modelscope")
+    fetched = patiently(
+        lambda: hub.download_file(dataset, "dataset", name, revision=revision, local_dir=folder, **checks), hub="modelscope"
+    )
     return Path(fetched)

@@ -92,9 +92,14 @@ def near_pairs(texts: Sequence[str], threshold: float) -> np.ndarray:
         order = np.argsort(key, kind="stable")
         begins = np.flatnonzero(np.diff(key[order], prepend=key[order[0]] + np.uint64(1)))
         leader = order[np.repeat(begins, np.diff(begins, append=len(order)))]
-        found += [np.stack([leader, order], 1)[leader != order], np.stack([order[:-1], order[1:]], 1)[key[order[:-1]] == key[order[1:]]]]
+        found += [
+            np.stack([leader, order], 1)[leader != order],
+            np.stack([order[:-1], order[1:]], 1)[key[order[:-1]] == key[order[1:]]],
+        ]
     pairs = np.unique(np.sort(np.concatenate(found), 1), axis=0)
-    alike = np.concatenate([(signatures[a] == signatures[b]).mean(1) for a, b in (p.T for p in np.array_split(pairs, len(pairs) // BATCH + 1))])
+    alike = np.concatenate(
+        [(signatures[a] == signatures[b]).mean(1) for a, b in (p.T for p in np.array_split(pairs, len(pairs) // BATCH + 1))]
+    )
     return verified(texts, texts, pairs[alike >= threshold - 0.25], threshold)
 
 
@@ -107,7 +112,9 @@ def signatures_of(texts: Sequence[str]) -> np.ndarray:
 
 def verified(left: Sequence[str], right: Sequence[str], pairs: np.ndarray, threshold: float) -> np.ndarray:
     """Return those of the index pairs [n, 2] whose texts are near."""
-    return np.array([pair for pair in pairs.tolist() if jaccard(left[pair[0]], right[pair[1]]) >= threshold], np.int64).reshape(-1, 2)
+    return np.array([pair for pair in pairs.tolist() if jaccard(left[pair[0]], right[pair[1]]) >= threshold], np.int64).reshape(
+        -1, 2
+    )
 
 
 def all_pairs(left: Sequence[str], right: Sequence[str], threshold: float) -> np.ndarray:

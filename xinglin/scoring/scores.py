@@ -114,7 +114,9 @@ def pairs(folder: Path) -> dict[str, list[dict]]:
     """Return both models' rows, checked to answer the same samples in the same order."""
     rows = {name: read_jsonl(folder / f"{name}.jsonl") for name in MODELS}
     if [row["id"] for row in rows["base"]] != [row["id"] for row in rows["tuned"]]:
-        raise CommandError(f"{folder}: base.jsonl and tuned.jsonl do not answer the same samples: run 'dvc repro --force predictions'")
+        raise CommandError(
+            f"{folder}: base.jsonl and tuned.jsonl do not answer the same samples: run 'dvc repro --force predictions'"
+        )
     if not rows["base"]:
         raise CommandError(f"{folder}: no predictions to score")
     return rows

@@ -43,7 +43,7 @@ def server_groups(params: Predictions, adapter: Path) -> list[tuple[str, ...]]:
 def endpoints(
     params: Predictions, base: Path, adapter: Path | None, log: Path, models: tuple[str, ...] = MODELS
 ) -> Iterator[list[str]]:
-    """Yield the URLs of servers that each hold `models`, or `base` alone if there is no adapter: the one named, or replicas of our own.
+    """Yield the URLs of servers that each hold `models`, or without adapter `base` alone: the one named, or our own replicas.
 
     `base` and a model tuned in every weight carry tokenizer and chat template in their folders.
     """
@@ -51,7 +51,9 @@ def endpoints(
         try:
             yield [params.base_url.rstrip("/").removesuffix("/v1")]
         except (aiohttp.ClientError, httpx.TransportError, TimeoutError) as error:
-            raise CommandError(f"predictions.base_url: {params.base_url}: {error or type(error).__name__}; the answers given so far are kept")
+            raise CommandError(
+                f"predictions.base_url: {params.base_url}: {error or type(error).__name__}; the answers given so far are kept"
+            )
         return
     options: dict[str, str | int] = {"served_model_name": models[0], "generation_config": "vllm"}  # not the base's own sampling
     params = params.model_copy(update={"dtype": precision(params, base, bool(adapter) and models == MODELS)})
@@ -105,7 +107,9 @@ async def ask(chat: Chat, sample: dict, model: str, params: Predictions, decodin
             "completion_tokens": usage["completion_tokens"],
         }
     except (ValueError, LookupError, TypeError) as error:
-        raise CommandError(f"{model}: sample {sample['id']}: the server's reply is not a chat completion of OpenAI's: {text[:300]}") from error
+        raise CommandError(
+            f"{model}: sample {sample['id']}: the server's reply is not a chat completion of OpenAI's: {text[:300]}"
+        ) from error
 
 
 def answer_all(urls: list[str], model: str, asked: list[dict], file: Path, params: Predictions, decoding: Decoding) -> None:
@@ -143,7 +147,7 @@ def token_logprobs(client: httpx.Client, model: str, prompt: list[int], answer: 
 
 
 def throughput(rows: dict[str, list[dict]], seconds: float, fresh: int) -> dict:
-    """Return what the answers took: `samples_per_second` and `tokens_per_second` count the answers of this run of the stage only."""
+    """Return what the answers took: `samples_per_second` and `tokens_per_second` count this run's answers only."""
     tokens = sum(row["completion_tokens"] for model in rows.values() for row in model)
     share = fresh / sum(map(len, rows.values()))
     return {

@@ -47,10 +47,12 @@ async def connect(urls: list[str], concurrency: int) -> AsyncIterator[Chat]:
 
 
 def allow_files(count: int) -> None:
-    """Let this process open `count` files, connections among them, if the system allows it; many shells allow 1,024 until asked."""
+    """Let this process open `count` files, connections included, if the system allows; many shells allow 1,024 until asked."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < count:
-        raise CommandError(f"predictions.concurrency: {count} open files are needed, the system allows {hard} (ulimit -Hn): set it lower")
+        raise CommandError(
+            f"predictions.concurrency: {count} open files are needed, the system allows {hard} (ulimit -Hn): set it lower"
+        )
     if soft != resource.RLIM_INFINITY and soft < count:
         resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
 

@@ -66,7 +66,9 @@ def scored(model: Path) -> Decoding:
     """Return the decoding that a merged model was scored with, as its own generation_config.json says; the seed is 0."""
     found = read_json(model / "generation_config.json")
     if "temperature" not in found:
-        raise CommandError(f"{model}/generation_config.json: no temperature, so that servers would sample: run 'dvc repro' to make it anew")
+        raise CommandError(
+            f"{model}/generation_config.json: no temperature, so that servers would sample: run 'dvc repro' to make it anew"
+        )
     top_k = found.get("top_k", EVERY)
     return Decoding(
         temperature=found["temperature"],

@@ -36,7 +36,7 @@ def at_once(engine: Predictions) -> int:
 
 
 def fitting(engine: Predictions, model: Path) -> tuple[Predictions, dict[str, float | int]]:
-    """Return `engine` with as many replicas as fit, and the options of each: where they share a GPU, what its KV cache may take.
+    """Return `engine` with as many replicas as fit, and each one's options: on a shared GPU, what its KV cache may take.
 
     Given that, vLLM does not measure what is free while it starts, which the others' start would falsify.
     """
@@ -49,7 +49,10 @@ def fitting(engine: Predictions, model: Path) -> tuple[Predictions, dict[str, fl
         left = share * min(cards(), default=0) - needed(chosen, model)
         if left > 0:
             return chosen, {"gpu_memory_utilization": round(share, 4), "kv_cache_memory_bytes": int(left)}
-        print(f"predictions.data_parallel_size: the GPU's memory does not hold {crowd} replicas: trying {count - 1}", file=sys.stderr)
+        print(
+            f"predictions.data_parallel_size: the GPU's memory does not hold {crowd} replicas: trying {count - 1}",
+            file=sys.stderr,
+        )
     return chosen, {}
 
 
@@ -58,7 +61,9 @@ def needed(engine: Predictions, model: Path) -> float:
     config = read_json(model / "config.json")
     both = (config.get("text_config") or {}) | config
     stored = both.get("dtype") or both.get("torch_dtype")
-    weights = sum(file.stat().st_size for file in model.glob("*.safetensors")) * (2 if engine.dtype == "float32" != stored else 1)
+    weights = sum(file.stat().st_size for file in model.glob("*.safetensors")) * (
+        2 if engine.dtype == "float32" != stored else 1
+    )
     size = sizes(config)
     widths = 3 * size.intermediate_size + 4 * size.hidden_size
     return weights / engine.tensor_parallel_size + CONTEXT + PREFILL * widths * 2 + at_once(engine) * size.vocab_size * LOGITS
@@ -66,7 +71,7 @@ def needed(engine: Predictions, model: Path) -> float:
 
 @contextmanager
 def replicas(engine: Predictions, model: Path, log: Path, **options: str | int | float | None) -> Iterator[list[str]]:
-    """Yield the URLs of `engine.data_parallel_size` servers of `model`, started together; the second's output goes to LOG-2.log.
+    """Yield the URLs of `engine.data_parallel_size` servers of `model`, started together; the second logs to LOG-2.log.
 
     `engine.dtype` is one that the device has, not auto (server.compute_dtype).
     """
@@ -77,7 +82,9 @@ def replicas(engine: Predictions, model: Path, log: Path, **options: str | int |
     options |= share
     with server.serving(
         *(
-            server.vllm(model, log if number == 1 else log.with_stem(f"{log.stem}-{number}"), engine.batch_invariant, gpus, **options)
+            server.vllm(
+                model, log if number == 1 else log.with_stem(f"{log.stem}-{number}"), engine.batch_invariant, gpus, **options
+            )
             for number, gpus in enumerate(gpu_assignments(engine), 1)
         )
     ) as urls:

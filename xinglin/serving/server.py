@@ -1,4 +1,4 @@
-"""OpenAI servers, vLLM's for most, as a context manager: started on free ports, watched while they load, stopped whatever happens."""
+"""OpenAI servers, mostly vLLM's, as a context manager: started on free ports, watched while they load, always stopped."""
 
 import contextlib
 import json
@@ -97,7 +97,9 @@ def compute_dtype(setting: str, stored: str, place: str, lora: bool = False) -> 
     if on_gpu() and setting == "float32" and lora:
         raise CommandError(f"{place}: float32: on a GPU vLLM applies an adapter in 16 bit only: set it to auto", 2)
     if setting == "bfloat16" != half():
-        raise CommandError(f"{place}: bfloat16: the GPU, of compute capability {capability()}, has none: set it to auto or float16", 2)
+        raise CommandError(
+            f"{place}: bfloat16: the GPU, of compute capability {capability()}, has none: set it to auto or float16", 2
+        )
     return setting
 
 
@@ -129,7 +131,9 @@ def check_gpus(engine: Engine, model: Path, section: str, replicas: int = 1) -> 
         raise CommandError(f"{section}.data_parallel_size: {replicas} × {each} GPUs are asked for, {here} are here", 2)
     heads = read_config(model).get("num_attention_heads", each)
     if heads % each:
-        raise CommandError(f"{section}.tensor_parallel_size: the model's {heads} attention heads cannot be shared out to {each} GPUs", 2)
+        raise CommandError(
+            f"{section}.tensor_parallel_size: the model's {heads} attention heads cannot be shared out to {each} GPUs", 2
+        )
 
 
 def device_options(engine: Engine, at_once: int = 256) -> dict[str, str | float | int]:
@@ -157,7 +161,7 @@ def socket_folder() -> str:
 
 
 class Launch(NamedTuple):
-    """A server to be started: its command line and variables, its port, the file of its output, and the page that answers once it is up."""
+    """A server to be started: its command line and variables, port, output file, and the page that answers once it is up."""
 
     name: str
     line: list[str]
@@ -171,7 +175,9 @@ class Launch(NamedTuple):
         return f"http://127.0.0.1:{self.port}"
 
 
-def vllm(model: Path, log: Path, batch_invariant: bool = False, gpus: str = "", /, **options: str | int | float | None) -> Launch:
+def vllm(
+    model: Path, log: Path, batch_invariant: bool = False, gpus: str = "", /, **options: str | int | float | None
+) -> Launch:
     """Return vLLM's server of `model` on a free port; `gpus`: CUDA_VISIBLE_DEVICES, where it is not to see all of them."""
     port = free_port()
     variables = environment(batch_invariant) | ({"CUDA_VISIBLE_DEVICES": gpus} if gpus else {})

@@ -17,7 +17,11 @@ def verdict(training: list[tuple[int, float]], validation: list[tuple[int, float
     converged: neither; another look would have changed little.
     """
     if lost := next((step for step, loss in sorted(training + validation) if not math.isfinite(loss)), None):
-        return {"verdict": "diverged", "reason": f"the loss at step {lost} is not a number", "advice": "lower adapter.learning_rate"}
+        return {
+            "verdict": "diverged",
+            "reason": f"the loss at step {lost} is not a number",
+            "advice": "lower adapter.learning_rate",
+        }
     if len(validation) < ENOUGH:
         return {
             "verdict": "too few looks",
@@ -35,16 +39,22 @@ def verdict(training: list[tuple[int, float]], validation: list[tuple[int, float
         return {
             "verdict": "overfitted" if fell else "diverged",
             "reason": f"validation rose from {best:.4f} at step {best_step} to {last:.4f} at {end}{beside}",
-            "advice": "fewer adapter.num_train_epochs, more dialogues, or adapter.lora_dropout (the checkpoint kept is the best)"
-            if fell else "lower adapter.learning_rate",
-        }  # fmt: skip
+            "advice": "fewer adapter.num_train_epochs, more dialogues, or "
+            "adapter.lora_dropout (the checkpoint kept is the best)"
+            if fell
+            else "lower adapter.learning_rate",
+        }
     if earlier - last > earlier * NOISE:
         return {
             "verdict": "cut short",
-            "reason": f"validation still fell by {(earlier - last) / earlier:.1%} from step {before} to the last, {end}: {earlier:.4f} to {last:.4f}",
+            "reason": f"validation still fell by {(earlier - last) / earlier:.1%} from step {before} to the last, {end}: "
+            f"{earlier:.4f} to {last:.4f}",
             "advice": "more adapter.num_train_epochs or a higher adapter.learning_rate",
         }
-    flat = f"validation moved by {abs(earlier - last) / earlier:.1%} from step {before} to the last, {end}: {earlier:.4f} to {last:.4f}"
+    flat = (
+        f"validation moved by {abs(earlier - last) / earlier:.1%} from step {before} to the "
+        f"last, {end}: {earlier:.4f} to {last:.4f}"
+    )
     if end < HANDFUL:
         return {
             "verdict": "too few steps",

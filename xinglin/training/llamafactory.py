@@ -1,6 +1,7 @@
 """LLaMA-Factory's training with what its configuration has no key for, in processes of its own that the adapter stage starts.
 
-Usage: python -m xinglin.training.llamafactory .work/adapter/KEY/train.yaml        (as the stage wrote it; torchrun starts it on several devices)
+Usage: python -m xinglin.training.llamafactory .work/adapter/KEY/train.yaml
+       (as the stage wrote it; torchrun starts it on several devices)
 
 None of it changes what is computed but for rounding. On a GPU attention over a pack goes dialogue by dialogue, without a
 mask; the adapter's inputs stay in bfloat16; each decoder layer is compiled in place, one compilation for all of them.
@@ -45,7 +46,9 @@ def must(holds: bool, library: str, what: str, setting: str) -> None:
     """Stop with one line if a patch of ours did not take hold: what `library` does instead, and the setting to do without."""
     if not holds:
         print(file=sys.stderr)  # a progress bar may stand in this line
-        raise CommandError(f"xinglin/training/llamafactory.py: {library} {version(library)} {what}: {OTHERWISE} adapter.{setting}")
+        raise CommandError(
+            f"xinglin/training/llamafactory.py: {library} {version(library)} {what}: {OTHERWISE} adapter.{setting}"
+        )
 
 
 class Packs(SFTDataCollatorWith4DAttentionMask):
@@ -70,20 +73,32 @@ def boundaries(positions: torch.Tensor) -> torch.Tensor:
 
 
 def packed_attention(
-    module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None,
-    *, scaling: float, cu_seq_lens_q: torch.Tensor, sliding_window: int | None = None, **_: Any,
-) -> tuple[torch.Tensor, None]:  # fmt: skip
-    """Return causal attention [packs, tokens, heads, head] within each dialogue, of query, key and value [packs, heads, tokens, head].
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    *,
+    scaling: float,
+    cu_seq_lens_q: torch.Tensor,
+    sliding_window: int | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """Return causal attention [packs, tokens, heads, head] within each dialogue.
 
-    By torch's own FlashAttention, which runs on a GPU only.
+    Query, key and value are [packs, heads, tokens, head]. By torch's own FlashAttention, which runs on a GPU only.
     """
     must(mask is None, "transformers", "now makes a mask for attention of our own", "neat_packing: false")
     if not torch.compiler.is_compiling():
         CALLED.add(module)
     packs, heads, tokens, head = query.shape
-    q, k, v = (part.transpose(1, 2).reshape(packs * tokens, -1, head).to(value.dtype) for part in (query, key, value))  # float32 embeddings widen q and k
+    q, k, v = (
+        part.transpose(1, 2).reshape(packs * tokens, -1, head).to(value.dtype) for part in (query, key, value)
+    )  # float32 embeddings widen q and k
     window = (sliding_window - 1 if sliding_window else -1, 0)
-    found = varlen_attn(q, k, v, cu_seq_lens_q, cu_seq_lens_q, tokens, tokens, scale=scaling, window_size=window, enable_gqa=True)
+    found = varlen_attn(
+        q, k, v, cu_seq_lens_q, cu_seq_lens_q, tokens, tokens, scale=scaling, window_size=window, enable_gqa=True
+    )
     assert isinstance(found, torch.Tensor)
     return found.view(packs, tokens, heads, head), None
 
@@ -92,7 +107,7 @@ class Faster(TrainerCallback):
     """Makes a model ready before its first step, and sees that what was changed is used."""
 
     def __init__(self, *, packing: bool, packed: bool, keep_inputs: bool, liger: bool, compiled: bool) -> None:
-        """Take what is asked for: packs, our attention over them, adapter inputs as they come, Liger's loss, compiled layers."""
+        """Take what is wanted: packs, our attention over them, adapter inputs as they come, Liger's loss, compiled layers."""
         self.packing, self.packed, self.keep_inputs, self.liger, self.compiled = packing, packed, keep_inputs, liger, compiled
 
     def on_init_end(self, args: TrainingArguments, *_: Any, model: Any, **__: Any) -> None:
@@ -108,7 +123,7 @@ class Faster(TrainerCallback):
                 set_z3_leaf_module(layer, True)
 
     def on_train_begin(self, args: TrainingArguments, *_: Any, model: Any, train_dataloader: Any = None, **__: Any) -> None:
-        """Set what accelerate and Liger leave alone: the loss of validation, attention, the adapter's inputs, compiled layers."""
+        """Set what accelerate and Liger leave alone: validation loss, attention, the adapter's inputs, compiled layers."""
         if args.deepspeed:
             check_deepspeed(args, model)
         if self.liger:
@@ -122,7 +137,9 @@ class Faster(TrainerCallback):
             self.check_forward(args, model, train_dataloader.collate_fn)
         if self.compiled:
             must(hasattr(dynamo, "optimize_ddp"), "torch", "no longer has dynamo.optimize_ddp", "torch_compile: false")
-            dynamo.optimize_ddp = False  # it would cut a layer's graph where a bucket of DDP's gradients is full, 1 MB the first
+            dynamo.optimize_ddp = (
+                False  # it would cut a layer's graph where a bucket of DDP's gradients is full, 1 MB the first
+            )
             for layer in layers(model):
                 layer.compile()
             self.graphs = counters["stats"]["unique_graphs"]
@@ -247,7 +264,10 @@ def layers(model: torch.nn.Module) -> list[GradientCheckpointingLayer]:
     """Return the decoder layers of `model`; stop with one line if transformers marks none as such."""
     found = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     if not found:
-        raise CommandError(f"adapter.torch_compile, adapter.deepspeed: {type(model).__name__} has no layers that transformers marks as such: set them to false and null")
+        raise CommandError(
+            f"adapter.torch_compile, adapter.deepspeed: {type(model).__name__} has no layers that transformers "
+            "marks as such: set them to false and null"
+        )
     return found
 
 

@@ -8,7 +8,7 @@ from xinglin.params import Count, Section, Seed, Share, Template
 
 
 class Adapter(Section):
-    """Names and meanings are LLaMA-Factory's own, but for `batch`, `gpus`, `nodes` and two more; `auto` is settled by the stage.
+    """Names and meanings are LLaMA-Factory's, but for `batch`, `gpus`, `nodes` and two more; `auto` is settled by the stage.
 
     `torch_compile` compiles layer by layer; `deepspeed` names the stage of ZeRO, not a file.
     """
@@ -48,14 +48,18 @@ class Adapter(Section):
         if self.max_steps == 0:
             raise ValueError("max_steps is 0: expected 1 or more, or -1 for as many as the epochs say")
         if self.eval_steps > 1 and self.eval_steps % 1:
-            raise ValueError(f"eval_steps is {self.eval_steps}: expected a share of the run, up to 1, or a whole number of steps")
+            raise ValueError(
+                f"eval_steps is {self.eval_steps}: expected a share of the run, up to 1, or a whole number of steps"
+            )
         return self
 
     @model_validator(mode="after")
     def every_trained_weight_can_move(self) -> "Adapter":
         if self.finetuning_type == "full" and self.quantization_bit:
-            raise ValueError(f"quantization_bit is {self.quantization_bit} and finetuning_type 'full': "
-                             "weights in 4 bit cannot be trained, set adapter.quantization_bit to null or finetuning_type to lora")  # fmt: skip
+            raise ValueError(
+                f"quantization_bit is {self.quantization_bit} and finetuning_type 'full': "
+                "weights in 4 bit cannot be trained, set adapter.quantization_bit to null or finetuning_type to lora"
+            )
         return self
 
     @model_validator(mode="after")
@@ -67,5 +71,7 @@ class Adapter(Section):
     @model_validator(mode="after")
     def shares_are_of_several(self) -> "Adapter":
         if self.deepspeed and self.gpus * self.nodes == 1:
-            raise ValueError(f"deepspeed is {self.deepspeed}, which shares out among devices: set adapter.gpus or adapter.nodes above 1")
+            raise ValueError(
+                f"deepspeed is {self.deepspeed}, which shares out among devices: set adapter.gpus or adapter.nodes above 1"
+            )
         return self
