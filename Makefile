@@ -123,11 +123,12 @@ bundle: setup ## everything that a machine without a network needs, in one folde
 
 lint: setup ## ruff and mypy
 	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
 soak: setup .venv-export/ready ## the long tests: kills, full disks, ten minutes of damaged files, new cases for the property tests
 	$(PY) -m pytest -m soak
-	HYPOTHESIS_PROFILE=default $(PY) -m pytest -m "not soak" tests/test_cleaning.py tests/test_converted.py tests/test_reading.py
+	HYPOTHESIS_PROFILE=default $(PY) -m pytest -m "not soak" tests/xinglin/test_cleaning.py tests/stages/test_converted.py tests/xinglin/test_reading.py
 
 bench: setup ## conversion, gateway and DVC's own cost, measured: runs the pipeline anew, minutes (on a GPU: python -m benchmarks.gpu FOLDER)
 	$(PY) -m benchmarks.pipeline

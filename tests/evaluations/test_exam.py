@@ -10,7 +10,7 @@ from scipy.stats import binomtest
 
 from evaluations import exam
 from tests.conftest import params_with
-from tests.test_judgements import judge_server
+from tests.evaluations.test_judgements import judge_server
 
 CMEXAM = [
     "Question",

@@ -1,11 +1,11 @@
-"""The emergency rules against phrases as patients type them: tests/red_flags.tsv, one a line with the flags that are due."""
+"""The emergency rules against phrases as patients type them, one a line of red_flags.tsv with the flags that are due."""
 
 import pytest
 
 from app.red_flags import Found, find, notice, rules
 from tests.conftest import ROOT
 
-PHRASES = [line.split("\t") for line in (ROOT / "tests" / "red_flags.tsv").read_text(encoding="utf-8").splitlines()]
+PHRASES = [line.split("\t") for line in (ROOT / "tests" / "app" / "red_flags.tsv").read_text(encoding="utf-8").splitlines()]
 
 
 def flags(text):

@@ -11,7 +11,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from tests.conftest import Project
-from tests.test_faults import running_in
+from tests.xinglin.test_faults import running_in
 from xinglin.serving.server import free_port
 
 pytestmark = pytest.mark.soak

@@ -30,7 +30,7 @@ from transformers import (
 
 from stages.adapter import LOSS_ALONE
 from tests.conftest import ROOT, ends
-from tests.test_llamafactory_packs import SHAPE, plain_varlen
+from tests.xinglin.test_llamafactory_packs import SHAPE, plain_varlen
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 TINY = ROOT / "models" / "tiny"

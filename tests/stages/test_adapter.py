@@ -10,7 +10,7 @@ import yaml
 
 from stages import adapter
 from tests.conftest import ROOT, ends, params_with
-from tests.test_memory import SHAPES
+from tests.xinglin.test_memory import SHAPES
 from xinglin.training.memory import BatchPlan
 
 TEMPLATE = yaml.safe_load((ROOT / "templates" / "train.yaml").read_text(encoding="utf-8"))
