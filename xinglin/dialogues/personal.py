@@ -1,0 +1,278 @@
+"""Personal data in Chinese medical dialogues: found by form, checksum and the word before it, and masked by a word in brackets.
+
+Expressions of our own rather than jionlp or presidio-analyzer: docs/data.md gives the figures.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Literal, NamedTuple
+
+from xinglin.dialogues.formats import Unusable
+
+Policy = Literal["mask", "reject", "keep"]
+
+PROVINCES = {*range(11, 16), *range(21, 24), *range(31, 38), *range(41, 47), *range(50, 55), *range(61, 66), 71, 81, 82, 83, 91}
+CARDS = re.compile(r"62|60|4|5[1-5]|35|9558")  # how the numbers of cards used in China begin
+CARD_WORDS = re.compile(r"(?:卡号?|账[号户]|[工农中建交招]行)[码：:是为\s]*$")
+NOT_PERSONAL = re.compile(
+    r"(?:单号|订单|批号|条形?码|69码|流水号?|文号|准字\w?|货号|序列号|追溯码|时间戳|编码|(?<!证)编号)[码：:是为\s#]*$"
+)
+# The commonest family names; a word that begins with none of them is taken for no name.
+SURNAMES = (
+    "欧阳|上官|司马|诸葛|司徒|夏侯|皇甫|尉迟|东方|慕容|令狐|[王李张刘陈杨黄赵吴周徐孙马朱胡郭何高林罗郑梁谢宋唐许韩冯邓曹彭曾肖萧田董袁潘于蒋蔡余"
+    "杜叶程苏魏吕丁任沈姚卢姜崔钟谭陆汪范金石廖贾夏韦付傅方白邹孟熊秦邱江尹薛闫阎段雷侯龙史陶黎贺顾毛郝龚邵万钱严覃武戴莫孔向汤温康施文牛樊葛邢安齐"
+    "易乔伍庞颜倪庄聂章鲁岳翟殷詹申欧耿关兰焦俞左柳甘祝包宁尚符舒阮柯纪梅童凌毕单季裴霍涂成苗谷盛曲翁冉骆蓝路游辛靳管柴蒙鲍华喻祁蒲房滕屈饶解牟艾尤"
+    "时穆农司卓古吉缪简车项连芦麦褚娄窦戚岑景党宫费卜冷晏席卫米柏宗瞿桂全佟应臧闵苟邬边卞姬师和仇栾隋商刁沙荣巫寇桑郎甄丛仲虞敖巩明佘池查麻苑迟邝]"
+)
+TITLES = "医生|大夫|护士|老师|主任|先生|女士|小姐|教授|院长|阿姨|叔叔|奶奶|爷爷|师傅|同学|医师|药师|家属|本人"
+NAME = rf"(?!(?:{SURNAMES})(?:{TITLES}))(?:{SURNAMES})(?:某某?|[一-龥]{{1,2}}?)"
+NAME_END = r"(?=[^一-龥]|$|今年|性别|年龄|电话|手机|身份证|住|男|女|的)"
+PART = r"(?:(?![住在到从往去来于是我您你他她的了和与离址])[一-龥])"  # an ideograph of a place's name
+AREA = (
+    rf"(?:{PART}{{2,7}}?(?:省|自治区))?(?:{PART}{{2,7}}?(?:自治州|市|州|盟))?(?:{PART}{{1,6}}?(?:区|县|旗|市))?"
+    rf"(?:{PART}{{1,7}}?(?:街道|镇|乡))?"
+)
+INSIDE = r"(?:[\s，,-]?[\dA-Za-z一二三四五六七八九十]{1,5}(?:号楼|号院|栋|幢|座|单元|层|楼|室|号|户|组)|[\s-]?\d{1,4}(?!\d))*"
+ESTATE = r"(?:小区|花园|家园|公寓|新村|社区|广场|大厦|苑|里|城|府|湾)"
+STREET = r"(?:大街|大道|街|胡同|巷|弄|(?<![尿气血泪胆通线思电网])路)"
+PLACE_WORD = r"(?:(?:家庭|现|详细|居住|收货|收件|通讯|联系|邮寄|户籍)?(?:住址|地址|所在地))[：:是为\s]*"
+CHAIN = rf"{PART}{{2,7}}?(?:省|自治区)?{PART}{{2,7}}?(?:市|州|盟){PART}{{1,6}}?(?:区|县|旗|市){PART}{{1,9}}?(?:村|镇|乡|街道)"
+
+
+def true(text: str, start: int, value: str) -> bool:
+    return True
+
+
+def identity(text: str, start: int, value: str) -> bool:
+    """Say whether 18 or 15 digits begin with a province and hold a date of birth.
+
+    The last digit is not held to its checksum: typed by hand it is often wrong, and of 18 digits drawn by chance
+    one in some thousands passes as it is.
+    """
+    digits = re.sub(r"\D", "", value[:-1]) + value[-1]
+    if len(digits) not in (15, 18) or int(digits[:2]) not in PROVINCES or NOT_PERSONAL.search(text[max(0, start - 12) : start]):
+        return False
+    born = digits[6:14] if len(digits) == 18 else "19" + digits[6:12]
+    try:
+        return 1900 <= date(int(born[:4]), int(born[4:6]), int(born[6:])).year <= date.today().year
+    except ValueError:
+        return False
+
+
+def number(text: str, start: int, value: str) -> bool:
+    return not NOT_PERSONAL.search(text[max(0, start - 12) : start])
+
+
+def card(text: str, start: int, value: str) -> bool:
+    """Say whether a number has a known beginning and Luhn's check digit, or the groups of a card, or the word for one before it."""
+    before, digits = text[max(0, start - 12) : start], re.sub(r"\D", "", value)
+    if NOT_PERSONAL.search(before):
+        return False
+    grouped = digits.startswith("62") and value != digits  # typed as it stands on the card
+    return grouped or bool(CARD_WORDS.search(before)) or (CARDS.match(digits) is not None and luhn(digits))
+
+
+def luhn(digits: str) -> bool:
+    doubled = [int(digit) * (1 + place % 2) for place, digit in enumerate(reversed(digits))]
+    return sum(n - 9 * (n > 9) for n in doubled) % 10 == 0
+
+
+def handle(text: str, start: int, value: str) -> bool:
+    """Say whether what comes after the word for WeChat is an account and no plain word."""
+    return bool(re.search(r"[\d_-]", value)) or text[start - 1 : start] in ("号", "：", ":")
+
+
+class Rule(NamedTuple):
+    """One form of one kind: in texts that hold one of `words`, what group 1 matches is personal if `holds` says so."""
+
+    kind: str
+    words: tuple[str, ...]
+    pattern: re.Pattern
+    holds: Callable[[str, int, str], bool] = true
+
+
+def rule(kind: str, words: str, pattern: str, holds: Callable[[str, int, str], bool] = true) -> Rule:
+    return Rule(kind, tuple(words.split()), re.compile(pattern, re.IGNORECASE), holds)
+
+
+# In this order, each on what the ones before it left. Digits are narrow here, see NARROW in cleaning.py.
+RULES = (
+    rule("email", "@ ＠", r"([A-Za-z0-9][\w.%+-]*\s?[@＠]\s?[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,})(?<=[A-Za-z])"),
+    rule("wechat", "wxid", r"(wxid_\w+)"),
+    rule(
+        "wechat",
+        "微信 薇信 威信 维信 徽信 V信 v信 vx VX Vx wx WX wechat WeChat weixin 卫星号",
+        r"(?<![A-Za-z0-9])(?:[微薇威维徽v]信|vx|wx|wechat|weixin|卫星号)(?:账号|号码|号|ID)?[ \t：:是为)）(（“\"'，,]*"
+        r"([A-Za-z][A-Za-z0-9_-]{5,19}|1[3-9]\d{9}|[1-9]\d{4,10})(?![A-Za-z0-9_@-])",
+        handle,
+    ),
+    rule(
+        "qq", "QQ qq Qq 扣扣 企鹅", r"(?<![A-Za-z])(?:QQ|扣扣|企鹅)(?:号码|号|交流群|群)*[：:是为\s（(]*([1-9]\d{4,10})(?!\d)"
+    ),
+    rule(
+        "identity",
+        "身份证 证件",
+        r"(?:身份证|证件)(?:号码|编号|号)?[：:是为\s]*(\d(?:[\s-]?\d){16}[\s-]?[\dX]|\d{15})(?!\d)",
+    ),
+    rule(
+        "identity",
+        "护照 通行证 军官证 台胞证",
+        r"(?:护照|通行证|军官证|台胞证)(?:号码|号)?[：:是为\s]*([A-Z]{0,2}\d{7,10})(?!\d)",
+    ),
+    rule("identity", "", r"(?<![\dA-Za-z.])([1-9](?:[\s-]?\d){16}[\s-]?[\dX]|[1-9]\d{14})(?![\dA-Za-z])", identity),
+    rule("bank", "", r"(?<![\dA-Za-z.])(\d{4}(?:[\s-]?\d{4}){3}(?:[\s-]?\d{1,3})?)(?!\d)", card),
+    rule(
+        "record",
+        "院号 历号 案号 例号 诊号 记号 像号 查号 验号 理号 本号 保号 疗号 医号 检号 射号 声号 T号 t号 卡号 证号 者号 号码 编号 ID",
+        r"(?:住院|病历|病案|病例|门诊|就诊|登记|影像|检查|检验|病理|标本|医保|社保|诊疗|就医|医疗|体检|放射|超声|CT|患者|病人)"
+        r"(?:卡|证)?(?:号码|编号|号|ID)[：:是为\s#]*([A-Za-z]{0,4}-?\d[\dA-Za-z-]{2,19})(?!\d)",
+    ),
+    rule("bed", "床号 床位号", r"床位?号[：:是为\s]*(\d{1,3})(?!\d)"),
+    rule(
+        "phone",
+        "",
+        r"(?:(?<![\dA-Za-z*])|(?<=tel)|(?<=phone)|(?<=mobile))(?<!\d[.-])((?:[（(]?(?:\+|00)?86[)）]?[\s-]?)?(?:1[3-9]\d{9}|"
+        r"1[3-9]\d(?:[\s.·_-]{1,2}\d{4}){2}|1[3-9]\d[\s-]\d{8}|1[3-9]\d\d[\s-]\d{3}[\s-]\d{4}|1[3-9]\d\d[\s-]\d{4}[\s-]\d{3}|"
+        r"1(?:[\s-]\d){10}))(?!\d|\.\d|\s?(?:copies|IU|U/|拷贝|元|个))",
+        number,
+    ),
+    rule(
+        "phone",
+        "0",
+        r"(?<![\d.A-Za-z])((?:\+86[\s-]?)?(?:[（(]0(?:10|2\d|[3-9]\d\d)[)）][\s-]?|0(?:10|2\d|[3-9]\d\d)[\s—–-]{1,2})"
+        r"[1-9]\d{2,3}[\s-]?\d{4}(?:\s?[转-]\s?\d{1,6})?)(?!\d)",
+        number,
+    ),
+    rule(
+        "phone",
+        "电话 座机 热线 致电 拨打 传真 固话 联系方式 手机 号码 tel Tel TEL",
+        r"(?:电话|座机|热线|致电|拨打|传真|固话|联系方式|手机|号码|tel)号?码?[：:是为\s]*"
+        r"((?!400|800)(?:0\d{9,11}|[1-9]\d{2,3}[\s-]?\d{4}(?:\s?[转-]\s?\d{1,6})?))(?!\d|-\d)",
+        number,
+    ),
+    rule("phone", "+", r"(\+(?!86)\d{1,3}[\s-]\d{2,4}[\s-]?\d{3,4}(?:[\s-]?\d{2,4})?)(?!\d)"),
+    rule(
+        "name",
+        "姓名 联系人 收件人 收货人 名字",
+        rf"(?:姓名|联系人|收件人|收货人|名字(?:叫|是)?)[：:是为\s]*({NAME}){NAME_END}",
+    ),
+    rule(
+        "name",
+        "叫",
+        rf"(?:我|他|她|孩子|宝宝|儿子|女儿|老公|老婆|妈妈|爸爸|父亲|母亲|丈夫|妻子|患者|病人)的?(?:名字|姓名)?叫做?({NAME}){NAME_END}",
+    ),
+    rule(
+        "address",
+        "地址 住址 所在地",
+        rf"{PLACE_WORD}([^\s，,。；;！!？?\[]{{2,40}}[号室村组楼栋座\d][^\s，,。；;！!？?\[]{{0,8}})",
+    ),
+    rule(
+        "address",
+        "路 街 巷 弄 胡同 大道",
+        rf"({AREA}{PART}{{1,9}}?{STREET}\s?[\dA-Za-z]{{1,6}}(?:-\d{{1,4}})?\s?(?:号楼|号院|号(?!线)|弄|栋|幢|座|单元|室){INSIDE})",
+    ),
+    rule(
+        "address",
+        "栋 幢 号楼 单元 座",
+        rf"({AREA}{PART}{{1,8}}?{ESTATE}(?:[东西南北一二三四]区)?\s?[\dA-Za-z]{{1,4}}\s?(?:号楼|栋|幢|座|单元){INSIDE})",
+    ),
+    rule("address", "单元", r"(\d{1,3}\s?(?:号楼|栋|幢|座|楼|号)\s?\d{1,2}\s?单元\s?\d{2,4}\s?(?:室|号|房)?)"),
+    rule("address", "村 镇 乡 街道", rf"({CHAIN}(?:{PART}{{1,7}}?村)?(?:\d+[组号队])?)"),
+)
+TOKENS = {
+    "phone": "[电话]",
+    "identity": "[身份证号]",
+    "bank": "[银行卡号]",
+    "email": "[邮箱]",
+    "wechat": "[微信号]",
+    "qq": "[QQ号]",
+    "address": "[地址]",
+    "name": "[姓名]",
+    "record": "[病历号]",
+    "bed": "[床号]",
+}
+# What the rules need at least, to be looked for first: most texts hold none of it.
+NUMBERS = re.compile(r"\d(?:[\d\s.·_()（）-]{6}|\s?(?:号|栋|幢|弄|座|单元))")
+NUMBERED = {
+    "",
+    "号",
+    "0",
+    "+",
+    "路",
+    "街",
+    "巷",
+    "弄",
+    "胡同",
+    "大道",
+    "栋",
+    "幢",
+    "号楼",
+    "单元",
+    "座",
+}  # words beside a number
+WORDS = sorted({word for rule in RULES for word in rule.words} - NUMBERED)
+
+
+@dataclass
+class Found:
+    """How often each kind of personal data was found, and one example of each of which nobody is told by."""
+
+    kinds: Counter = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+
+    def add(self, kind: str, value: str) -> None:
+        self.kinds[kind] += 1
+        self.examples.setdefault(kind, outline(value))
+
+    def update(self, other: "Found") -> None:
+        self.kinds.update(other.kinds)
+        self.examples = other.examples | self.examples
+
+
+def outline(value: str) -> str:
+    """Return the first character of a value and, where that leaves most of it out, the last."""
+    return f"{value[0]}…{value[-1]}" if len(value) > 4 else f"{value[0]}…"
+
+
+def mask(text: str, found: Found | None = None, names: set[str] | None = None) -> str:
+    """Return `text` with a word in brackets for each thing personal; add to `found` what it was and to `names` names."""
+    for rule in RULES:
+        if rule.words == () or any(word in text for word in rule.words):
+            text = rule.pattern.sub(lambda match, rule=rule: replaced(match, rule, found, names), text)
+    return text
+
+
+def replaced(match: re.Match, rule: Rule, found: Found | None, names: set[str] | None) -> str:
+    value, start = match[1], match.start(1)
+    if not rule.holds(match.string, start, value):
+        return match[0]
+    if found is not None:
+        found.add(rule.kind, value)
+    if names is not None and rule.kind == "name":
+        names.add(value)
+    return match.string[match.start() : start] + TOKENS[rule.kind] + match.string[match.end(1) : match.end()]
+
+
+def suspicious(text: str) -> bool:
+    """Say whether a text holds what any rule needs; most do not, and this is quick."""
+    return any(word in text for word in WORDS) or bool(NUMBERS.search(text))
+
+
+def masked(texts: list[str], policy: Policy, found: Found) -> list[str]:
+    """Return the texts of one dialogue with personal data masked as `policy` says, and count it.
+
+    A name found in one text is masked in all. Raises Unusable, with the kinds, if the policy is to reject.
+    """
+    if policy == "keep" or not suspicious("\n".join(texts)):
+        return texts
+    here, names = Found(), set[str]()
+    texts = [mask(text, here, names) for text in texts]
+    for name in names:
+        texts = [text.replace(name, TOKENS["name"]) for text in texts]
+    found.update(here)
+    if policy == "reject" and here.kinds:
+        raise Unusable(f"personal data ({', '.join(sorted(here.kinds))})")
+    return texts
