@@ -2,7 +2,8 @@ import contextlib
 
 import pytest
 
-from xinglin.dialogues.formats import SHAPES, Unusable, huatuo, shape_of
+from xinglin.dialogues import formats
+from xinglin.dialogues.formats import SHAPES, Unusable, shape_of
 
 ASKED, ANSWERED = "咳嗽三天了", "有没有发热？"
 TURNS = [("user", ASKED), ("assistant", ANSWERED)]
@@ -15,8 +16,8 @@ RECORDS = {
 }
 
 
-def read(record, columns=None):
-    return SHAPES[shape_of(record, columns)](record, columns)
+def read(record, columns=None, more=None):
+    return formats.read(record, shape_of(record, columns), columns, more)
 
 
 @pytest.mark.parametrize("shape", RECORDS)
@@ -26,13 +27,13 @@ def test_each_shape_is_told_by_its_keys_and_gives_the_same_turns(shape):
 
 
 def test_huatuo_turns_lose_their_prefix_once_and_only_at_the_start():
-    turns = huatuo({"data": ["问：头痛怎么办？", "答：请问：您发热吗？答：也可以写在这里。"]}, None).turns
+    turns = read({"data": ["问：头痛怎么办？", "答：请问：您发热吗？答：也可以写在这里。"]}).turns
     assert turns == [("user", "头痛怎么办？"), ("assistant", "请问：您发热吗？答：也可以写在这里。")]
 
 
 def test_huatuo_prefixes_of_half_width_and_with_spaces_are_read_and_missing_ones_go_by_position():
-    assert huatuo({"data": ["\n 问:咳嗽", "答 ：多喝水"]}, None).turns == [("user", "咳嗽"), ("assistant", "多喝水")]
-    assert huatuo({"data": ["咳嗽", "多喝水"]}, None).turns == [("user", "咳嗽"), ("assistant", "多喝水")]
+    assert read({"data": ["\n 问:咳嗽", "答 ：多喝水"]}).turns == [("user", "咳嗽"), ("assistant", "多喝水")]
+    assert read({"data": ["咳嗽", "多喝水"]}).turns == [("user", "咳嗽"), ("assistant", "多喝水")]
 
 
 def test_alpaca_history_input_and_system_are_read():
@@ -63,11 +64,8 @@ def test_sharegpt_takes_a_system_text_and_both_pairs_of_names(asks, answers):
 
 
 def test_a_tables_title_goes_before_the_question_unless_the_question_repeats_it():
-    assert read({"title": "胃痛", "ask": "饭后胃痛", "answer": "看消化科", "department": "消化科"}) == (
-        [("user", "胃痛\n饭后胃痛"), ("assistant", "看消化科")],
-        "",
-        "消化科",
-    )
+    found = read({"title": "胃痛", "ask": "饭后胃痛", "answer": "看消化科", "department": "消化科"})
+    assert found.turns == [("user", "胃痛\n饭后胃痛"), ("assistant", "看消化科")] and found.department == "消化科"
     assert read({"标题": "胃痛", "问题": "胃痛怎么办", "回答": "看消化科"}).turns[0] == ("user", "胃痛怎么办")
     assert read({"title": "胃痛", "answer": "看消化科"}).turns[0] == ("user", "胃痛")
 
@@ -81,18 +79,23 @@ def test_columns_may_be_named():
     ("record", "reason"),
     [
         ({"text": "咳嗽"}, "no known shape"),
-        ({"data": "问：咳嗽"}, "'data' is not a list"),
+        ({"data": 3}, "no known shape"),
         ({"data": ["问：咳嗽", None]}, "not a list of texts"),
         ({"instruction": "咳嗽", "output": 3}, "'output' is not a text"),
         ({"instruction": "咳嗽", "output": "好", "history": [["一个"]]}, "list of pairs"),
         ({"instruction": "咳嗽", "output": "好", "history": True}, "list of pairs"),
         ({"conversations": [{"from": "human"}]}, "without 'from' and 'value'"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "neither user, assistant nor system: 'tool'"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "a turn of a tool: 'tool'"),
+        ({"messages": [{"role": "裁判", "content": "x"}]}, "neither user, assistant nor system: '裁判'"),
         (
             {"messages": [*RECORDS["messages"]["messages"], {"role": "system", "content": "x"}]},
             "system text after the first turn",
         ),
-        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "'content' is not a text"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "more than text: image_url"),
+        ({"messages": [{"role": "assistant", "content": "", "tool_calls": [{"id": 1}]}]}, "calls a tool"),
+        ({"question": "咳嗽", "answer": "A", "Response": "多喝水"}, "two answers, 'answer' and 'Response'"),
+        ({"instruction": "咳嗽", "output": "好", "images": ["a.png"]}, "'images': it is about more than text"),
+        ({"instruction": "咳嗽", "output": "好", "tools": [{"name": "lab"}]}, "'tools': a dialogue that calls tools"),
         ({"ask": "咳嗽", "answer": 3}, "'answer' is not a text"),
     ],
 )
@@ -105,4 +108,116 @@ def test_what_cannot_be_read_says_why(record, reason):
 def test_a_record_of_another_shape_is_never_more_than_unusable(shape):
     for record in [{}, *RECORDS.values()]:
         with contextlib.suppress(Unusable):
-            SHAPES[shape](record, None)
+            formats.read(record, shape)
+
+
+PEOPLE_HAVE = {
+    "a list of texts with names": {"data": [f"患者：{ASKED}", f"医生：{ANSWERED}"]},
+    "names in brackets": {"data": [f"<user>: {ASKED}", f"<doctor>: {ANSWERED}"]},
+    "tokens before the names": {"data": [f"<s>问：{ASKED}</s>", f"<s>答：{ANSWERED}</s>"]},
+    "one text": {"dialogue": f"病人：{ASKED}\n医生：{ANSWERED}"},
+    "one text on one line": {"data": f"问：{ASKED} 答：{ANSWERED}"},
+    "a record that is a list": [f"问：{ASKED}", f"答：{ANSWERED}"],
+    "a record that is messages": [{"role": "user", "content": ASKED}, {"role": "assistant", "content": ANSWERED}],
+    "content parts": {
+        "messages": [{"role": "user", "content": [{"type": "text", "text": ASKED}]}, {"role": "assistant", "content": ANSWERED}]
+    },
+    "speaker and text": {"dialog": [{"speaker": "来访者", "text": ASKED}, {"speaker": "心理咨询师", "text": ANSWERED}]},
+    "from and value in messages": {"messages": [{"from": "patient", "value": ASKED}, {"from": "doctor", "value": ANSWERED}]},
+    "pairs": {"conversation": [[ASKED, ANSWERED]]},
+    "objects of a pair": {"conversation": [{"human": ASKED, "assistant": ANSWERED}]},
+    "one pair": {"human": ASKED, "assistant": ANSWERED},
+    "prompt and response": {"prompt": ASKED, "response": ANSWERED},
+    "prompt and completion": {"prompt": ASKED, "completion": ANSWERED},
+    "query and response": {"query": ASKED, "response": ANSWERED},
+    "input and target": {"input": ASKED, "target": ANSWERED, "answer_choices": "", "task_type": "qa"},
+    "nested questions and answers": {"questions": [[ASKED, "咳了三天"]], "answers": [ANSWERED]},
+    "names before the texts of a table": {"question": f"患者：{ASKED}", "answer": f"医生：{ANSWERED}"},
+    "chosen and rejected": {"prompt": ASKED, "chosen": ANSWERED, "rejected": "不知道"},
+}
+
+
+@pytest.mark.parametrize("kind", PEOPLE_HAVE)
+def test_what_people_have_gives_the_same_turns(kind):
+    assert [(role, text.strip()) for role, text in read(PEOPLE_HAVE[kind]).turns] == TURNS
+
+
+def test_history_may_be_objects_and_a_pairs_messages_may_hold_the_prompt():
+    record = {"instruction": "再问", "output": "再答", "history": [{"prompt": "先问", "response": "先答"}]}
+    assert read(record).turns[:2] == [("user", "先问"), ("assistant", "先答")]
+    asked = {"role": "user", "content": ASKED}
+    found = read(
+        {key: [asked, {"role": "assistant", "content": text}] for key, text in (("chosen", ANSWERED), ("rejected", "不知道"))}
+    )
+    assert found.turns == TURNS and found.rejected == "不知道"
+
+
+def test_who_speaks_goes_by_name_not_by_place():
+    greeted = {"data": ["医生：您好", f"患者：{ASKED}", f"医生：{ANSWERED}"]}
+    assert [role for role, _ in read(greeted).turns] == ["assistant", "user", "assistant"]
+    without = {"data": ["您好，请讲", f"患者：{ASKED}", ANSWERED]}
+    assert [role for role, _ in read(without).turns] == ["assistant", "user", "assistant"]
+    record = {"messages": [{"role": "宝妈", "content": ASKED}, {"role": "主诊", "content": ANSWERED}]}
+    assert read(record, more={"宝妈": "user", "主诊": "assistant"}).turns == TURNS
+    assert read({"data": [f"宝妈：{ASKED}", ANSWERED]}, more={"宝妈": "user"}).turns == TURNS
+
+
+def test_a_name_within_a_text_is_a_speaker_only_where_both_are_named():
+    for text in ("考虑如下：\n患者：男，45岁", "复诊请找\n主任医师：周三上午", "问：要空腹吗？空腹。"):
+        assert read({"question": ASKED, "answer": f"请看。{text}"}).turns == [("user", ASKED), ("assistant", f"请看。{text}")]
+    whole = f"患者：{ASKED}\n医生：{ANSWERED}\n患者：没有"
+    assert [role for role, _ in read({"data": [whole, "医生：那先观察"]}).turns] == ["user", "assistant", "user", "assistant"]
+
+
+def test_a_talk_that_a_text_tells_of_is_counted_and_left_whole():
+    script = f"总结下面的对话。\n患者：{ASKED}\n医生：{ANSWERED}"
+    found = read({"instruction": script, "output": "咳嗽三天。"})
+    assert found.turns == [("user", script), ("assistant", "咳嗽三天。")] and found.scripts == 1
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"Question": ASKED, "Complex_CoT": "想", "Response": ANSWERED},
+        {
+            "messages": [
+                {"role": "user", "content": ASKED},
+                {"role": "assistant", "content": ANSWERED, "reasoning_content": "想"},
+            ]
+        },
+        {"instruction": ASKED, "output": f"<think>\n想\n</think>\n\n{ANSWERED}"},
+        {
+            "instruction": ASKED,
+            "output": f"<|begin_of_thought|>想<|end_of_thought|>\n<|begin_of_solution|>{ANSWERED}<|end_of_solution|>",
+        },
+        {"question": ASKED, "answer": f"## Thinking\n\n想\n\n## Final Response\n\n{ANSWERED}"},
+    ],
+)
+def test_thoughts_are_told_from_answers(record):
+    found = read(record)
+    assert found.turns == TURNS and found.thoughts == 1 and found.unread == ()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "liked"),
+    [("label", True, True), ("label", False, False), ("kto_tag", "false", False), ("label", "内科", None), ("label", 1, None)],
+)
+def test_a_label_of_true_or_false_says_whether_the_answer_is_desired(key, value, liked):
+    found = read(RECORDS["messages"] | {key: value})
+    assert found.liked is liked and found.unread == (() if liked is not None else (key,))
+
+
+def test_keys_that_nobody_reads_are_named():
+    entries = [{"role": "user", "content": ASKED, "weight": 1, "name": None}, {"role": "assistant", "content": ANSWERED}]
+    found = read({"messages": entries, "id": 7, "source": "门诊", "note": "", "tools": [], "department": "内科"})
+    assert found.unread == ("id", "messages[].weight", "source")
+
+
+def test_any_record_is_read_by_a_mapping_and_the_error_writes_it_out():
+    record = {"case": {"ask": ASKED, "replies": [{"words": ANSWERED}]}, "no": 1}
+    with pytest.raises(Unusable, match="question: case.ask"):
+        read({"case": {"ask": ASKED, "reply": ANSWERED + "好"}, "no": 1})
+    assert read(record, {"question": "case.ask", "answer": "case.replies.0.words"}).turns == TURNS
+    assert read({"1": ASKED, "2": ANSWERED}, {"question": 1, "answer": 2}).turns == TURNS
+    inside = {"case": {"turns": [{"role": "user", "content": ASKED}, {"role": "assistant", "content": ANSWERED}]}}
+    assert read(inside, {"turns": "case.turns"}).turns == TURNS

@@ -1,26 +1,62 @@
 """The shapes that source records come in, each a function from a record to a dialogue."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-Turn = tuple[str, str]  # ("user" or "assistant", text)
-Columns = dict[str, str] | None  # which column of a table is its title, question, answer, department
+from xinglin.dialogues.speakers import Speakers, Turn, placed, speakers
 
-PREFIX = re.compile(r"\s*([问答])\s*[：:]")
-ROLES = {
-    "user": ("user", "human", "patient", "client", "seeker", "问", "患者", "病人", "来访者", "用户"),
-    "assistant": ("assistant", "gpt", "bot", "doctor", "counselor", "counsellor", "supporter", "答", "医生", "咨询师", "助手"),
-    "system": ("system",),
+Columns = Mapping[str, str | int] | None  # which key of a record is its question, answer, …; dots lead into objects and lists
+
+ALIASES = {  # under which names each part of a record is known
+    "title": "title 标题 主题",
+    "question": "question questions ask query prompt question_text 问题 提问 咨询 咨询内容 病情描述 患者提问 "
+    "input human user patient instruction",
+    "answer": "answer answers response reply output completion target answer_text 回答 答案 回复 医生回答 医生回复 "
+    "assistant gpt doctor chosen",
+    "department": "department 科室",
+    "system": "system",
 }
-ROLE_OF = {name: role for role, names in ROLES.items() for name in names}
-COLUMNS = {  # in a table, under which names each column is known
-    "title": ("title", "标题", "主题"),
-    "question": ("question", "ask", "query", "问题", "提问", "咨询", "病情描述"),
-    "answer": ("answer", "response", "reply", "回答", "答案", "回复"),
-    "department": ("department", "科室"),
-}
-MESSAGE_LISTS = ("messages", "conversation", "dialogue", "dialog")
+NAMED = {alias: part for part, aliases in ALIASES.items() for alias in aliases.split()}
+MAPPED = ("title", "question", "answer", "department", "system", "turns")
+TURN_LISTS = ("messages", "conversation", "conversations", "dialogue", "dialog", "turns", "data")
+WHO = ("role", "from", "speaker", "sender")
+SAID = ("content", "value", "text", "utterance", "sentence")
+PAIRS = (
+    ("human", "assistant"),
+    ("user", "assistant"),
+    ("question", "answer"),
+    ("prompt", "response"),
+    ("query", "response"),
+    ("instruction", "output"),
+    ("input", "output"),
+    ("patient", "doctor"),
+    ("问", "答"),
+    ("患者", "医生"),
+)
+THOUGHTS = frozenset(
+    [
+        "complex_cot",
+        "reasoning_content",
+        "reasoning",
+        "thinking",
+        "thought",
+        "thoughts",
+        "cot",
+        "chain_of_thought",
+        "think",
+        "思考过程",
+        "思维链",
+    ]
+)
+THOUGHT = re.compile(
+    r"\s*(?:<(think|thinking|thought|reasoning)>.*?</\1>"
+    r"|<\|begin_of_thought\|>.*?<\|end_of_thought\|>|## Thinking\b.*?(?=## Final Response\b))\s*",
+    re.DOTALL,
+)
+SOLUTION = re.compile(r"^\s*(?:<\|begin_of_solution\|>|## Final Response\b)\s*|\s*<\|end_of_solution\|>\s*$")
+MEDIA = ("image", "images", "video", "videos", "audio", "audios")
+FALSE = ("false", "0", "no")
 
 
 class Unusable(Exception):
@@ -33,125 +69,364 @@ class Dialogue(NamedTuple):
     turns: list[Turn]
     system: str = ""
     department: str = ""
+    thoughts: int = 0  # that stood before or beside answers
+    liked: bool | None = None  # the last answer, as KTO's labels say
+    rejected: str | None = None  # the answer that a pair of preferences puts below the last one
+    unread: tuple[str, ...] = ()  # keys that nobody reads
+    scripts: int = 0  # texts that tell of a talk, with the marks of both speakers
 
 
-def huatuo(record: dict, columns: Columns) -> Dialogue:
-    """Read `{"data": ["问：…", "答：…", …]}`, the shape of HuatuoGPT-sft-data-v1.
+class Reader:
+    """One record while it is read: what it holds, and which of its keys were read."""
 
-    The prefix names the speaker and is taken once, at the start; a turn without one is placed by its position,
-    as the data set's own loader does (FreedomIntelligence/HuatuoGPT, scripts/finetune.py).
-    """
-    texts = items(record, "data")
+    def __init__(self, record: dict, speakers: Speakers) -> None:
+        self.record, self.speakers = record, speakers
+        self.read: set[str] = set()
+        self.unread: set[str] = set()
+        self.thoughts = 0
+        self.marked = False  # whether the marks of its speakers were read already
+        self.scripts = 0
+
+    def take(self, key: str) -> Any:
+        self.read.add(key)
+        return self.record.get(key)
+
+    def text(self, key: str) -> str:
+        return text_of(self.take(key), key)
+
+    def dialogue(self, turns: list[Turn], system: str = "", department: str = "") -> Dialogue:
+        """Return the dialogue of `turns` with what else the record says; raises Unusable for what no row can hold."""
+        self.refuse_media_and_tools()
+        liked, rejected = self.preference()
+        turns = [self.unmarked(role, self.without_thought(role, text)) for role, text in turns]
+        self.count_thoughts()
+        unread = {key for key in self.record if key not in self.read and empty(self.record[key]) is False}
+        department = department or text_or_nothing(self.take("department"))
+        unread.discard("department")
+        return Dialogue(
+            turns,
+            system or self.text("system"),
+            department.strip(),
+            self.thoughts,
+            liked,
+            rejected,
+            tuple(sorted(map(str, (unread - {"system"}) | self.unread))),
+            self.scripts,
+        )
+
+    def placed(self, texts: list[str]) -> list[Turn]:
+        """Return the turns of texts without roles of their own, with marks before them, or within where one was not divided."""
+        self.marked = True
+        return placed([piece for text in texts for piece in self.speakers.pieces(text)], self.speakers)
+
+    def unmarked(self, role: str, text: str) -> Turn:
+        """Return a turn without its speaker's mark; a text that tells of a talk, with both speakers' marks, is left whole."""
+        if self.marked:
+            return role, text
+        if len(self.speakers.pieces(text)) > 1:
+            self.scripts += 1
+            return role, text
+        mark, rest = self.speakers.mark(text)
+        return role, rest if mark == role else text
+
+    def refuse_media_and_tools(self) -> None:
+        for key in (*MEDIA, "tools", "functions"):
+            if not empty(self.take(key)):
+                raise Unusable(
+                    f"'{key}': it is about more than text" if key in MEDIA else f"'{key}': a dialogue that calls tools"
+                )
+
+    def preference(self) -> tuple[bool | None, str | None]:
+        """Return what KTO's `kto_tag`, or a `label` of true or false, says of the answer, and a pair's rejected answer."""
+        liked = None
+        if not empty(tag := self.record.get("kto_tag")):
+            self.read.add("kto_tag")
+            liked = str(tag).strip().lower() not in FALSE
+        elif isinstance(label := self.record.get("label"), bool) or str(label).strip().lower() in ("true", "false"):
+            self.read.add("label")
+            liked = str(label).strip().lower() == "true"
+        below = next(
+            (key for key in ("rejected", "rejected_response", "rejected_messages") if not empty(self.record.get(key))), None
+        )
+        return liked, self.answer_of(self.take(below), below) if below else None
+
+    def answer_of(self, value: Any, key: str) -> str:
+        """Return a chosen or rejected answer: a text, a message, or messages of which the last is it."""
+        last = value[-1] if isinstance(value, list) and value else value
+        if isinstance(last, dict):
+            last = next((last[name] for name in SAID if name in last), None)
+        return self.without_thought("assistant", text_of(last, key))
+
+    def without_thought(self, role: str, text: str) -> str:
+        if role == "assistant" and (found := THOUGHT.match(text)):
+            self.thoughts += 1
+            return SOLUTION.sub("", text[found.end() :])
+        return text
+
+    def count_thoughts(self) -> None:
+        for key in self.record:
+            if str(key).lower() in THOUGHTS:
+                self.thoughts += not empty(self.record[key])
+                self.read.add(key)
+
+
+def huatuo(record: Reader, columns: Columns) -> Dialogue:
+    """Read `{"data": ["问：…", "答：…", …]}`, the shape of HuatuoGPT-sft-data-v1."""
+    texts = record.take("data")
+    if isinstance(texts, str):
+        return record.dialogue(record.placed([texts]))
+    if not isinstance(texts, list):
+        raise Unusable("'data' is not a list")
     if not all(isinstance(text, str) for text in texts):
         raise Unusable("'data' is not a list of texts")
-    return Dialogue([speaker(text, position) for position, text in enumerate(texts)], "", department(record))
+    return record.dialogue(record.placed(texts))
 
 
-def speaker(text: str, position: int) -> Turn:
-    """Take the prefix off one Huatuo turn and return its role and text."""
-    if match := PREFIX.match(text):
-        return ROLE_OF[match[1]], text[match.end() :]
-    return ("user", "assistant")[position % 2], text
+def alpaca(record: Reader, columns: Columns) -> Dialogue:
+    """Read `{"instruction", "input", "output", "system", "history": [[question, answer], …]}`, all but two of them optional.
+
+    `chosen` may stand in the place of `output`, as in LLaMA-Factory's pairs of preferences.
+    """
+    turns = list(pairs(record, record.take("history"), "history"))
+    given = [record.text(key) for key in ("instruction", "input")]
+    key = next((key for key in ("output", "chosen", "response", "answer") if not empty(record.record.get(key))), "output")
+    output = record.answer_of(record.take(key), key) if key == "chosen" else record.text(key)
+    one_of(record, "answer", key)
+    return record.dialogue([*turns, ("user", "\n".join(filter(None, given))), ("assistant", output)])
 
 
-def alpaca(record: dict, columns: Columns) -> Dialogue:
-    """Read `{"instruction", "input", "output", "system", "history": [[question, answer], …]}`, all but two of them optional."""
-    turns, history = [], record.get("history") or []
-    if not isinstance(history, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in history):
-        raise Unusable("'history' is not a list of pairs")
-    for pair in history:
-        turns += [("user", text_of(pair[0], "history")), ("assistant", text_of(pair[1], "history"))]
-    given = [text_of(record.get(key), key) for key in ("instruction", "input")]
-    turns += [("user", "\n".join(filter(None, given))), ("assistant", text_of(record.get("output"), "output"))]
-    return Dialogue(turns, text_of(record.get("system"), "system"), department(record))
-
-
-def sharegpt(record: dict, columns: Columns) -> Dialogue:
-    """Read `{"conversations": [{"from": "human", "value": …}, {"from": "gpt", "value": …}, …]}`."""
-    return spoken(record, items(record, "conversations"), "from", "value")
-
-
-def messages(record: dict, columns: Columns) -> Dialogue:
-    """Read `{"messages": [{"role": "user", "content": …}, …]}`; the list may also be called conversation(s) or dialogue."""
-    key = next((key for key in (*MESSAGE_LISTS, "conversations") if key in record), "messages")
-    return spoken(record, items(record, key), "role", "content")
-
-
-def spoken(record: dict, entries: list, role: str, content: str) -> Dialogue:
-    """Return the dialogue of a list of objects that name a speaker and hold a text; a system text may come first."""
-    system, turns = text_of(record.get("system"), "system"), []
-    for number, entry in enumerate(entries, 1):
-        if not isinstance(entry, dict) or role not in entry or content not in entry:
-            raise Unusable(f"a turn without '{role}' and '{content}'")
-        who = ROLE_OF.get(str(entry[role]).strip().lower())
-        if who is None:
-            raise Unusable(f"a speaker that is neither user, assistant nor system: {str(entry[role])[:20]!r}")
-        text = text_of(entry[content], content)
-        if who != "system":
-            turns.append((who, text))
-        elif number == 1:
-            system = text
+def pairs(record: Reader, history: Any, key: str) -> Iterator[Turn]:
+    """Yield the turns of earlier questions and answers: pairs, or objects with one of each, or with a speaker each."""
+    if not isinstance(history or [], list):
+        raise Unusable(f"'{key}' is not a list of pairs")
+    for pair in history or []:
+        if isinstance(pair, dict):
+            yield from said(record, pair, key)
+        elif isinstance(pair, list | tuple) and len(pair) == 2:
+            yield "user", text_of(pair[0], key)
+            yield "assistant", text_of(pair[1], key)
         else:
-            raise Unusable("a system text after the first turn")
-    return Dialogue(turns, system, department(record))
+            raise Unusable(f"'{key}' is not a list of pairs")
 
 
-def table(record: dict, columns: Columns) -> Dialogue:
-    """Read a row with a question and an answer, perhaps a title, which goes before the question unless that repeats it."""
-    cells = {name: text_of(record.get(column), column).strip() for name, column in named(record, columns).items()}
-    title, question = cells.get("title", ""), cells.get("question", "")
+def said(record: Reader, entry: dict, key: str) -> Iterator[Turn]:
+    """Yield the turns of one object of a list: a text with its speaker, or a question and an answer."""
+    who = next((name for name in WHO if name in entry), None)
+    if who is None:
+        keys = {str(name).lower(): name for name in entry}
+        asked = next((pair for pair in PAIRS if pair[0] in keys and pair[1] in keys), None)
+        if asked is None:
+            raise Unusable(f"a turn of '{key}' without a speaker and a text")
+        yield "user", text_of(entry[keys[asked[0]]], key)
+        yield "assistant", text_of(entry[keys[asked[1]]], key)
+        return
+    if not empty(entry.get("tool_calls")) or not empty(entry.get("function_call")):
+        raise Unusable("a turn that calls a tool")
+    content = next((name for name in SAID if name in entry), None)
+    if content is None:
+        raise Unusable(f"a turn without '{who}' and '{'value' if who == 'from' else 'content'}'")
+    role = record.speakers.role(entry[who])
+    if role is None:
+        raise Unusable(
+            f"a speaker that is neither user, assistant nor system: {str(entry[who])[:20]!r}: converted.speakers names more"
+        )
+    if role == "tool":
+        raise Unusable(f"a turn of a tool: {str(entry[who])[:20]!r}")
+    for name in entry.keys() - {who, content}:
+        if str(name).lower() in THOUGHTS:
+            record.thoughts += not empty(entry[name])
+        elif not empty(entry[name]):
+            record.unread.add(f"{key}[].{name}")
+    yield role, text_of(entry[content], content)
+
+
+def messages(record: Reader, columns: Columns) -> Dialogue:
+    """Read `{"messages": [{"role": "user", "content": …}, …]}`, under any name of TURN_LISTS and with any of WHO and SAID.
+
+    The entries may be texts with the speaker before them, pairs, or objects of a question and an answer. `chosen` and
+    `rejected` may follow, as in pairs of preferences.
+    """
+    key = next((key for key in (*TURN_LISTS, "chosen") if key in record.record), "messages")
+    turns = turns_of(record, record.take(key), key)
+    if key != "chosen" and not empty(record.record.get("chosen")):
+        turns.append(("assistant", record.answer_of(record.take("chosen"), "chosen")))
+    return with_system(record, turns)
+
+
+def turns_of(record: Reader, value: Any, key: str) -> list[Turn]:
+    if isinstance(value, str):  # a dialogue in one text
+        return record.placed([value])
+    entries = items(value, key)
+    if all(isinstance(entry, str) for entry in entries):
+        return record.placed(entries)
+    return list(pairs(record, entries, key))
+
+
+def with_system(record: Reader, turns: list[Turn]) -> Dialogue:
+    system = record.text("system")
+    if turns and turns[0][0] == "system":
+        system, turns = turns[0][1], turns[1:]
+    if any(role == "system" for role, _ in turns):
+        raise Unusable("a system text after the first turn")
+    return record.dialogue(turns, system)
+
+
+def table(record: Reader, columns: Columns) -> Dialogue:
+    """Read a record with a question and an answer, perhaps a title, which goes before the question unless that repeats it.
+
+    Which key is which is told by `columns`, or by their usual names. A list holds the ways to ask one question, or answers,
+    of which the first counts (Huatuo-26M).
+    """
+    cells = {part: first_of(record, key) for part, key in parts(record, columns).items() if part != "turns"}
+    title, question = cells.get("title", "").strip(), cells.get("question", "").strip()
+    if columns is None and (given := str(record.record.get("input") or "").strip()) and "input" not in record.read:
+        question, _ = f"{question}\n{given}".strip(), record.take("input")
     asked = question if question.startswith(title) else f"{title}\n{question}".strip()
-    return Dialogue([("user", asked), ("assistant", cells.get("answer", ""))], "", cells.get("department", ""))
+    turns = list(pairs(record, record.take("history"), "history"))
+    if columns and "turns" in columns:
+        turns += turns_of(record, reached(record, str(columns["turns"])), str(columns["turns"]))
+        return with_system(record, turns)
+    return record.dialogue(
+        [*turns, ("user", asked), ("assistant", cells.get("answer", "").strip())],
+        cells.get("system", ""),
+        cells.get("department", ""),
+    )
 
 
-def named(record: dict, columns: Columns) -> dict[str, str]:
-    """Return which of the record's columns is which, as told in `columns` or by their usual names."""
+def parts(record: Reader, columns: Columns) -> dict[str, str]:
+    """Return which of the record's keys is which part, as told in `columns` or by their usual names."""
     if columns:
-        return {name: column for name, column in columns.items() if column in record}
-    known = {str(key).strip().lower(): key for key in record}
-    return {name: known[alias] for name, aliases in COLUMNS.items() for alias in reversed(aliases) if alias in known}
+        return {part: str(key) for part, key in columns.items()}
+    found: dict[str, str] = {}
+    for key in sorted(record.record, key=lambda key: rank(str(key))):
+        part = NAMED.get(str(key).strip().lower())
+        if part and part not in found and not empty(record.record[key]):
+            found[part] = key
+    if "answer" in found:
+        one_of(record, "answer", found["answer"])
+    return found
 
 
-SHAPES: dict[str, Callable[[dict, Columns], Dialogue]] = {
+def rank(key: str) -> int:
+    """Return the place of a key among the names of its part."""
+    return list(NAMED).index(key.strip().lower()) if key.strip().lower() in NAMED else len(NAMED)
+
+
+def one_of(record: Reader, part: str, key: str) -> None:
+    """Raise Unusable if another key of the record is known as the same part."""
+    others = [str(name) for name in record.record if NAMED.get(str(name).strip().lower()) == part and name != key]
+    if others := [name for name in others if not empty(record.record[name])]:
+        raise Unusable(
+            f"two {part}s, '{key}' and '{others[0]}': say which by converted.columns: {{question: …, {part}: {others[0]}}}"
+        )
+
+
+def first_of(record: Reader, key: str) -> str:
+    value = reached(record, key)
+    while isinstance(value, list) and value:
+        record.unread |= {f"{key}[1:]"} if len(value) > 1 else set()
+        value = value[0]
+    return text_of(value, key)
+
+
+def reached(record: Reader, path: str) -> Any:
+    """Return what a key holds; one with dots leads through objects and lists."""
+    if path in record.record:
+        return record.take(path)
+    value: Any = record.record
+    for step in path.split("."):
+        if isinstance(value, list):
+            value = value[int(step)] if step.isdecimal() and int(step) < len(value) else None
+        else:
+            value = value.get(step) if isinstance(value, dict) else None
+    record.read.add(path.split(".")[0])
+    return value
+
+
+SHAPES: dict[str, Callable[[Reader, Columns], Dialogue]] = {
     "huatuo": huatuo,
     "alpaca": alpaca,
-    "sharegpt": sharegpt,
+    "sharegpt": messages,
     "messages": messages,
     "csv": table,
 }
 
 
-def shape_of(record: dict, columns: Columns) -> str:
+def read(record: Any, shape: str, columns: Columns = None, more: Mapping[str, str] | None = None) -> Dialogue:
+    """Return the dialogue of a record; `more` are speakers beside those that are known."""
+    return SHAPES[shape](Reader(as_object(record), speakers(*(more or {}).items())), columns)
+
+
+def as_object(record: Any) -> dict:
+    """Return a record that is a list of turns as an object that holds it."""
+    if isinstance(record, list) and record:
+        return {"data" if all(isinstance(one, str) for one in record) else "messages": record}
+    if not isinstance(record, dict):
+        raise Unusable("not a JSON object")
+    return record
+
+
+def shape_of(given: Any, columns: Columns) -> str:
     """Return the shape that a record's keys tell; raises Unusable if they tell none."""
-    if "data" in record:
-        return "huatuo"
+    record = as_object(given)
+    if columns:
+        return "csv"
+    if isinstance(data := record.get("data"), list | str):
+        return "messages" if data and all(isinstance(one, dict | list) for one in data) else "huatuo"
     if isinstance(turns := record.get("conversations"), list):
-        return "messages" if turns and isinstance(turns[0], dict) and "role" in turns[0] else "sharegpt"
-    if any(key in record for key in MESSAGE_LISTS):
+        return "sharegpt" if turns and isinstance(turns[0], dict) and "from" in turns[0] else "messages"
+    if any(isinstance(record.get(key), list | str) for key in TURN_LISTS):
         return "messages"
-    if "instruction" in record and "output" in record:
+    if isinstance(record.get("chosen"), list):
+        return "messages"
+    if "instruction" in record and {"output", "chosen"} & record.keys():
         return "alpaca"
-    found = named(record, columns)
+    found = {NAMED.get(str(key).strip().lower()) for key in record}
     if "answer" in found and ("question" in found or "title" in found):
         return "csv"
-    raise Unusable(
-        "no known shape: neither 'data' (huatuo), 'conversations' (sharegpt), 'messages' (messages), 'instruction' and "
-        "'output' (alpaca), nor a question and an answer (csv)"
-    )
+    raise Unusable(f"no known shape{suggestion(record)}")
 
 
-def items(record: dict, key: str) -> list:
-    if not isinstance(record.get(key), list):
+def suggestion(record: Mapping[str, Any]) -> str:
+    """Return the mapping to set, ready to paste, with the two texts of the record that are likeliest question and answer."""
+    texts = sorted((len(value), str(key)) for key, value in flat(record) if isinstance(value, str) and value.strip())
+    if len(texts) < 2:
+        return f": its keys are {', '.join(map(str, record))}"
+    (_, question), (_, answer) = texts[-2:]
+    return f": set converted.columns: {{question: {question}, answer: {answer}}} (of its keys {', '.join(map(str, record))})"
+
+
+def flat(record: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in record.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{before}{key}.")
+        else:
+            yield f"{before}{key}", value
+
+
+def items(value: Any, key: str) -> list:
+    if not isinstance(value, list):
         raise Unusable(f"'{key}' is not a list")
-    return record[key]
+    return value
 
 
 def text_of(value: Any, key: str) -> str:
+    """Return a text; a list of OpenAI's content parts is the text of its parts."""
+    if isinstance(value, list) and value and all(isinstance(part, dict) and "type" in part for part in value):
+        if kinds := {str(part["type"]) for part in value} - {"text"}:
+            raise Unusable(f"'{key}' holds more than text: {min(kinds)[:20]}")
+        value = "\n".join(text_of(part.get("text"), key) for part in value)
     if value is not None and not isinstance(value, str):
         raise Unusable(f"'{key}' is not a text")
     return value or ""
 
 
-def department(record: dict) -> str:
-    value = record.get("department")
-    return value.strip() if isinstance(value, str) else ""
+def text_or_nothing(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def empty(value: Any) -> bool:
+    """Say whether a key holds nothing."""
+    return value is None or (
+        isinstance(value, str | Sequence | Mapping) and not (value.strip() if isinstance(value, str) else value)
+    )
