@@ -4,8 +4,12 @@ Texts are compared as letters, digits and ideographs in lower case (`plain`). Tw
 3-grams overlap by a threshold or more (Jaccard: those shared over all).
 """
 
+import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import TypeVar
 
 import numpy as np
 from rensa import RMinHash
@@ -16,14 +20,40 @@ GRAM = 13  # characters, as decontamination counts 13-grams (Brown et al. 2020, 
 PERMUTATIONS = 64
 RECALL = 0.999  # the least chance that MinHash proposes a pair at the threshold
 BITS = 512  # of the bitmaps that rule out most of what is not near
-BATCH = 20_000  # texts whose shingles are in memory at once
+BATCH = 8192  # texts whose shingles are in memory at once, for each thread
+CHUNK = 20_000  # pairs compared at once
+HITS = 2_000_000  # places in which a shingle is found at once
 NOT_WORD = re.compile(r"[\W_]+")
 MIX = np.uint64(0x9E3779B97F4A7C15)
+T = TypeVar("T")
 
 
 def plain(text: str) -> str:
     """Return a text as it is compared; one without any letter is compared as it stands."""
     return NOT_WORD.sub("", text).lower() or text
+
+
+def plain_texts(texts: Sequence[str]) -> list[str]:
+    """Return `plain` of many texts, by a table of all characters instead of a search in each text."""
+    together = "".join(texts)
+    word, lower = characters()
+    points = np.frombuffer(together.encode("utf-32-le", "surrogatepass"), np.uint32)
+    kept = word[points]
+    if (lower[points] == 0).any():
+        return [plain(text) for text in texts]
+    found = lower[points[kept]].tobytes().decode("utf-32-le", "surrogatepass")
+    ends = np.concatenate([[0], np.cumsum(kept)])[np.cumsum([0, *map(len, texts)])].tolist()
+    return [found[a:b] or text for a, b, text in zip(ends, ends[1:], texts, strict=False)]
+
+
+@cache
+def characters() -> tuple[np.ndarray, np.ndarray]:
+    """Return for each code point whether `plain` keeps it, and its lower case; 0 where that hangs on its neighbours."""
+    every = list(map(chr, range(0x110000)))
+    word = np.array([NOT_WORD.match(character) is None for character in every])
+    lower = np.array([ord(low) if len(low := character.lower()) == 1 else 0 for character in every], np.uint32)
+    lower[[0, ord("Σ")]] = (1, 0)  # U+0000 is no letter, so that it is never looked up for more than the test above
+    return word, lower
 
 
 def grams(texts: Sequence[str], size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -68,10 +98,39 @@ def batches(texts: Sequence[str]) -> Iterator[tuple[int, Sequence[str]]]:
         yield start, texts[start : start + BATCH]
 
 
+def by_batch(work: Callable[[int, Sequence[str]], T], texts: Sequence[str]) -> Iterator[T]:
+    """Yield `work(start, batch)` of all batches in their order, a thread for each processor: numpy lets go of Python's lock."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        waiting: list = []
+        for start, batch in batches(texts):
+            waiting.append(pool.submit(work, start, batch))
+            if len(waiting) > (os.cpu_count() or 1):
+                yield waiting.pop(0).result()
+        for future in waiting:
+            yield future.result()
+
+
+def eight_grams(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return hashes [all] of the texts' 8-grams and each text's count [texts], as `grams` does, in three steps for eight."""
+    points = np.frombuffer("".join(texts).encode("utf-32-le"), np.uint32).astype(np.uint64)
+    lengths = np.fromiter(map(len, texts), np.int64, len(texts))
+    counts = np.maximum(lengths - 7, 0)
+    for step in (1, 2, 4):
+        points = (points[:-step] * MIX + points[step:]) * np.uint64(0xBF58476D1CE4E5B9)
+        points ^= points >> np.uint64(29)
+    begins = np.cumsum(lengths) - lengths
+    place = np.arange(counts.sum()) + np.repeat(begins - (np.cumsum(counts) - counts), counts)
+    return points[place], counts
+
+
 def jaccard(a: str, b: str) -> float:
     """Return the overlap of two texts' sets of shingles."""
-    one, other = ({text[i : i + SHINGLE] for i in range(max(1, len(text) - SHINGLE + 1))} for text in (a, b))
+    one, other = shingle_set(a), shingle_set(b)
     return len(one & other) / len(one | other)
+
+
+def shingle_set(text: str) -> set[str]:
+    return {text[i : i + SHINGLE] for i in range(max(1, len(text) - SHINGLE + 1))}
 
 
 def near_pairs(texts: Sequence[str], threshold: float) -> np.ndarray:
@@ -82,7 +141,7 @@ def near_pairs(texts: Sequence[str], threshold: float) -> np.ndarray:
     """
     if len(texts) < 2:
         return np.empty((0, 2), np.int64)
-    signatures = np.concatenate([signatures_of(batch) for _, batch in batches(texts)])
+    signatures = np.concatenate(list(by_batch(lambda _, batch: signatures_of(batch), texts)))
     rows = max(r for r in range(1, 17) if r == 1 or 1 - (1 - threshold**r) ** (PERMUTATIONS // r) >= RECALL)
     found = []
     for first in range(0, PERMUTATIONS - rows + 1, rows):
@@ -98,7 +157,7 @@ def near_pairs(texts: Sequence[str], threshold: float) -> np.ndarray:
         ]
     pairs = np.unique(np.sort(np.concatenate(found), 1), axis=0)
     alike = np.concatenate(
-        [(signatures[a] == signatures[b]).mean(1) for a, b in (p.T for p in np.array_split(pairs, len(pairs) // BATCH + 1))]
+        [(signatures[a] == signatures[b]).mean(1) for a, b in (p.T for p in np.array_split(pairs, len(pairs) // CHUNK + 1))]
     )
     return verified(texts, texts, pairs[alike >= threshold - 0.25], threshold)
 
@@ -107,7 +166,7 @@ def signatures_of(texts: Sequence[str]) -> np.ndarray:
     """Return MinHash signatures [texts, PERMUTATIONS]."""
     hashes, counts = shingles(texts)
     ends = np.concatenate([[0], np.cumsum(counts)]).astype(np.uint64)
-    return np.array(RMinHash.digest_matrix_from_flat_token_hashes(hashes, ends, PERMUTATIONS, 1).to_rows(), np.uint64)
+    return np.array(RMinHash.digest_matrix_from_flat_token_hashes(hashes, ends, PERMUTATIONS, 1).to_rows(), np.uint32)
 
 
 def verified(left: Sequence[str], right: Sequence[str], pairs: np.ndarray, threshold: float) -> np.ndarray:
@@ -117,33 +176,49 @@ def verified(left: Sequence[str], right: Sequence[str], pairs: np.ndarray, thres
     )
 
 
-def all_pairs(left: Sequence[str], right: Sequence[str], threshold: float) -> np.ndarray:
+def all_pairs(
+    left: Sequence[str],
+    right: Sequence[str],
+    threshold: float,
+    wanted: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
+) -> np.ndarray:
     """Return all index pairs [n, 2] of a left text and a right one that are near, exactly, without MinHash.
 
     Prefix filtering (Chaudhuri et al. 2006, Bayardo et al. 2007): with shingles in one order, rarest first, two sets with
     Jaccard >= t share one of the first |x| - ceil(t |x|) + 1 of either. Any order will do; counts in hash buckets give one.
+    `wanted(i, j)` says of indexes whether those pairs are of interest: others cost nothing.
     """
     if not left or not right:
         return np.empty((0, 2), np.int64)
-    buckets = np.zeros(1 << 20, np.int64)
-    for texts in (left,) if left is right else (left, right):
-        for _, batch in batches(texts):
-            buckets += np.bincount(bucket_of(shingles(batch)[0]), minlength=len(buckets))
-    rarity = np.argsort(np.argsort(buckets)).astype(np.uint64)
-    parts, found = list(prefixes(left, threshold, rarity)), []
-    known = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    rarity = ranks((left,) if left is right else (left, right))
+    known = [np.concatenate(column) for column in zip(*by_batch(prefixes(threshold, rarity), left), strict=True)]
     order = np.argsort(known[0])
     rare, owner, size = (column[order] for column in known)
-    for hashes, text, length in parts if left is right else prefixes(right, threshold, rarity):
+    indexed = np.zeros(1 << 24, bool)  # most shingles are told to be in no prefix of `left` by their bucket alone
+    indexed[rare & np.uint64((1 << 24) - 1)] = True
+    prefix = prefixes(threshold, rarity)
+
+    def matches(start: int, batch: Sequence[str]) -> np.ndarray:
+        hashes, text, length = prefix(start, batch)
+        some = indexed[hashes & np.uint64((1 << 24) - 1)]
+        hashes, text, length = hashes[some], text[some], length[some]
         low, high = (np.searchsorted(rare, hashes, side) for side in ("left", "right"))
-        hits = np.repeat(np.arange(len(hashes)), high - low)
-        place = np.arange(len(hits)) - np.repeat(np.cumsum(high - low) - high, high - low)
-        fits = np.minimum(size[place], length[hits]) >= threshold * np.maximum(size[place], length[hits])
-        if left is right:
-            fits &= owner[place] < text[hits]
-        found.append(np.unique(owner[place][fits] * len(right) + text[hits][fits]))
-    codes = np.unique(np.concatenate(found))
+        found = [np.empty(0, np.int64)]
+        for part in np.array_split(np.arange(len(hashes)), (high - low).sum() // HITS + 1):
+            count = (high - low)[part]
+            hits = np.repeat(part, count)
+            place = np.arange(len(hits)) - np.repeat(np.cumsum(count) - high[part], count)
+            fits = np.minimum(size[place], length[hits]) >= threshold * np.maximum(size[place], length[hits])
+            if left is right:
+                fits &= owner[place] < text[hits]
+            if wanted is not None:
+                fits &= wanted(owner[place], text[hits])
+            found.append(np.unique(owner[place][fits].astype(np.int64) * len(right) + text[hits][fits]))
+        return np.unique(np.concatenate(found))
+
+    codes = np.concatenate(list(by_batch(matches, right)))
     pairs = np.stack([codes // len(right), codes % len(right)], 1)
+    pairs = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
     return verified(left, right, pairs[may_be_near(left, right, pairs, threshold)], threshold)
 
 
@@ -152,43 +227,56 @@ def may_be_near(left: Sequence[str], right: Sequence[str], pairs: np.ndarray, th
 
     A bitmap has a bit for each shingle's bucket: as many bits as differ, so many shingles do at least (Sandes et al. 2020).
     """
-    (one, size), (other, length) = bitmaps(left), bitmaps(right)
-    room = (1 - threshold) / (1 + threshold) * (size[pairs[:, 0]] + length[pairs[:, 1]])
-    chunks = np.array_split(pairs, len(pairs) // BATCH + 1)
-    differ = np.concatenate([np.bitwise_count(one[a] ^ other[b]).sum(1) for a, b in (chunk.T for chunk in chunks)])
-    return differ <= room + 1e-9
+    fits = [np.empty(0, bool)]
+    for chunk in np.array_split(pairs, len(pairs) // CHUNK + 1):
+        (one, size), (other, length) = bitmaps(left, chunk[:, 0]), bitmaps(right, chunk[:, 1])
+        room = (1 - threshold) / (1 + threshold) * (size + length)
+        fits.append(np.bitwise_count(one ^ other).sum(1) <= room + 1e-9)
+    return np.concatenate(fits)
 
 
-def bitmaps(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Return a bitmap of each text's shingles [texts, BITS / 8] and how many it has at the most [texts]."""
-    maps, sizes = [], []
-    for _, batch in batches(texts):
-        hashes, counts = shingles(batch)
-        bits = np.zeros((len(batch), BITS), bool)
-        bits[np.repeat(np.arange(len(batch)), counts), (hashes % np.uint64(BITS)).astype(np.int64)] = True
-        maps.append(np.packbits(bits, axis=1))
-        sizes.append(counts)
-    return np.concatenate(maps), np.concatenate(sizes)
+def bitmaps(texts: Sequence[str], places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return a bitmap of the shingles of each text at `places` [n, BITS / 8], and how many it has at the most [n]."""
+    distinct, back = np.unique(places, return_inverse=True)
+    hashes, counts = shingles([texts[place] for place in distinct.tolist()])
+    bits = np.zeros((len(distinct), BITS), bool)
+    bits[np.repeat(np.arange(len(distinct)), counts), (hashes % np.uint64(BITS)).astype(np.int64)] = True
+    return np.packbits(bits, axis=1)[back], counts[back]
 
 
 def bucket_of(hashes: np.ndarray, bits: int = 20) -> np.ndarray:
     return (hashes >> np.uint64(64 - bits)).astype(np.int64)
 
 
-def prefixes(texts: Sequence[str], threshold: float, rarity: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yield the shingles of each text's prefix, with the text's index and the size of its set, batch by batch."""
-    for start, batch in batches(texts):
+def ranks(collections: Sequence[Sequence[str]]) -> np.ndarray:
+    """Return the rank of each shingle bucket [2 ** 20], the rarest first."""
+    buckets = np.zeros(1 << 20, np.int64)
+    for texts in collections:
+        for counted in by_batch(lambda _, batch: np.bincount(bucket_of(shingles(batch)[0]), minlength=1 << 20), texts):
+            buckets += counted
+    return np.argsort(np.argsort(buckets)).astype(np.uint64)
+
+
+def prefixes(threshold: float, rarity: np.ndarray) -> Callable[[int, Sequence[str]], tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Return what gives the shingles of the prefix of each text of a batch, with the text's index and the size of its set.
+
+    A shingle is its bucket's rank and 31 bits of its hash; one sort of numbers that begin with the text's place puts the
+    shingles of each text in the order of rarity.
+    """
+
+    def prefix(start: int, batch: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         hashes, counts = shingles(batch)
-        text = np.repeat(np.arange(len(batch), dtype=np.uint16), counts)
-        order = np.argsort((rarity[bucket_of(hashes)] << np.uint64(44)) | (hashes & np.uint64((1 << 44) - 1)))
-        order = order[np.argsort(text[order], kind="stable")]
-        hashes, text = hashes[order], text[order].astype(np.int64)
-        new = np.concatenate([[True], (hashes[1:] != hashes[:-1]) | (text[1:] != text[:-1])])
-        hashes, text = hashes[new], text[new]
-        size = np.bincount(text, minlength=len(batch))
+        key = np.repeat(np.arange(len(batch), dtype=np.uint64) << np.uint64(51), counts)
+        key |= (rarity[bucket_of(hashes)] << np.uint64(31)) | (hashes & np.uint64((1 << 31) - 1))
+        key.sort()
+        key = key[np.concatenate([[True], key[1:] != key[:-1]])]
+        text = (key >> np.uint64(51)).astype(np.int32)
+        size = np.bincount(text, minlength=len(batch)).astype(np.int32)
         rank = np.arange(len(text)) - (np.cumsum(size) - size)[text]
         kept = rank < (size - np.ceil(threshold * size - 1e-9).astype(np.int64) + 1)[text]
-        yield hashes[kept], text[kept] + start, size[text[kept]]
+        return key[kept] & np.uint64((1 << 51) - 1), text[kept] + np.int32(start), size[text[kept]]
+
+    return prefix
 
 
 def gram_overlap(texts: Sequence[str], known: Sequence[str]) -> dict[str, float]:
