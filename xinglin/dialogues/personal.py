@@ -8,8 +8,10 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import date
+from functools import partial
 from typing import Literal, NamedTuple
 
+from xinglin.dialogues.cleaning import CONTROL, NARROW
 from xinglin.dialogues.formats import Unusable
 
 Policy = Literal["mask", "reject", "keep"]
@@ -22,10 +24,10 @@ NOT_PERSONAL = re.compile(
 )
 # The commonest family names; a word that begins with none of them is taken for no name.
 SURNAMES = (
-    "欧阳|上官|司马|诸葛|司徒|夏侯|皇甫|尉迟|东方|慕容|令狐|[王李张刘陈杨黄赵吴周徐孙马朱胡郭何高林罗郑梁谢宋唐许韩冯邓曹彭曾肖萧田董袁潘于蒋蔡余"
+    "欧阳|上官|司马|诸葛|司徒|夏侯|皇甫|尉|东方|慕容|令狐|[王李张刘陈杨黄赵吴周徐孙马朱胡郭何高林罗郑梁谢宋唐许韩冯邓曹彭曾肖萧田董袁潘于蒋蔡余"
     "杜叶程苏魏吕丁任沈姚卢姜崔钟谭陆汪范金石廖贾夏韦付傅方白邹孟熊秦邱江尹薛闫阎段雷侯龙史陶黎贺顾毛郝龚邵万钱严覃武戴莫孔向汤温康施文牛樊葛邢安齐"
-    "易乔伍庞颜倪庄聂章鲁岳翟殷詹申欧耿关兰焦俞左柳甘祝包宁尚符舒阮柯纪梅童凌毕单季裴霍涂成苗谷盛曲翁冉骆蓝路游辛靳管柴蒙鲍华喻祁蒲房滕屈饶解牟艾尤"
-    "时穆农司卓古吉缪简车项连芦麦褚娄窦戚岑景党宫费卜冷晏席卫米柏宗瞿桂全佟应臧闵苟邬边卞姬师和仇栾隋商刁沙荣巫寇桑郎甄丛仲虞敖巩明佘池查麻苑迟邝]"
+    "易乔伍庞颜倪庄聂章鲁岳翟殷詹申欧耿关兰焦俞左柳甘祝包宁尚符舒阮柯纪梅童凌毕季裴霍涂成苗谷盛曲翁冉骆蓝路游辛靳管柴蒙鲍华喻祁蒲房滕屈饶解牟艾尤"
+    "穆农司卓古吉缪简项连芦麦褚娄窦戚岑景党宫费卜冷晏席卫米柏宗瞿桂全佟臧闵苟邬边卞姬仇栾隋商刁沙荣巫寇桑郎甄丛仲虞敖巩明佘池查麻苑邝]"
 )
 TITLES = "医生|大夫|护士|老师|主任|先生|女士|小姐|教授|院长|阿姨|叔叔|奶奶|爷爷|师傅|同学|医师|药师|家属|本人"
 NAME = rf"(?!(?:{SURNAMES})(?:{TITLES}))(?:{SURNAMES})(?:某某?|[一-龥]{{1,2}}?)"
@@ -37,8 +39,12 @@ AREA = (
 )
 INSIDE = r"(?:[\s，,-]?[\dA-Za-z一二三四五六七八九十]{1,5}(?:号楼|号院|栋|幢|座|单元|层|楼|室|号|户|组)|[\s-]?\d{1,4}(?!\d))*"
 ESTATE = r"(?:小区|花园|家园|公寓|新村|社区|广场|大厦|苑|里|城|府|湾)"
-STREET = r"(?:大街|大道|街|胡同|巷|弄|(?<![尿气血泪胆通线思电网])路)"
-PLACE_WORD = r"(?:(?:家庭|现|详细|居住|收货|收件|通讯|联系|邮寄|户籍)?(?:住址|地址|所在地))[：:是为\s]*"
+STREET = r"(?:路[一二三四五六七八九]段|大街|大道|街|胡同|巷|弄|(?<![尿气血泪胆通线思电网])路)"
+PLACE_WORD = r"(?:(?:家庭|现|详细|居住|收货|收件|通讯|联系|邮寄|户籍)?(?:住址|地址))[：:是为\s]+[\"']*"
+CALLED = "我叫 他叫 她叫 子叫 宝叫 儿叫 公叫 婆叫 妈叫 爸叫 亲叫 者叫 人叫 字叫 名叫"  # what may come before 叫 and a name
+NUMBERED_STREET = r"(?:路|街|巷|弄|胡同|大道|段)\s?[\dA-Za-z]{1,6}"
+NUMBERED_HOUSE = r"[\dA-Za-z]\s?(?:号楼|栋|幢|座|单元)"
+VILLAGE = r"[市州盟][一-龥]{1,7}?[区县旗市][一-龥]{1,9}?(?:[村镇乡]|街道)"
 CHAIN = rf"{PART}{{2,7}}?(?:省|自治区)?{PART}{{2,7}}?(?:市|州|盟){PART}{{1,6}}?(?:区|县|旗|市){PART}{{1,9}}?(?:村|镇|乡|街道)"
 
 
@@ -67,7 +73,7 @@ def number(text: str, start: int, value: str) -> bool:
 
 
 def card(text: str, start: int, value: str) -> bool:
-    """Say whether a number has a known beginning and Luhn's check digit, or the groups of a card, or the word for one before it."""
+    """Say whether a number has a known beginning and Luhn's check digit, or a card's groups, or the word for one before it."""
     before, digits = text[max(0, start - 12) : start], re.sub(r"\D", "", value)
     if NOT_PERSONAL.search(before):
         return False
@@ -85,17 +91,31 @@ def handle(text: str, start: int, value: str) -> bool:
     return bool(re.search(r"[\d_-]", value)) or text[start - 1 : start] in ("号", "：", ":")
 
 
+def place(text: str, start: int, value: str) -> bool:
+    """Say whether what comes after the word for an address names a street, a village or a building."""
+    return bool(re.search(r"[县镇乡村路街巷弄栋幢室]|小区|[市区].*\d", value))
+
+
 class Rule(NamedTuple):
-    """One form of one kind: in texts that hold one of `words`, what group 1 matches is personal if `holds` says so."""
+    """One form of one kind: in texts where `needs` is found, what group 1 matches is personal if `holds` says so."""
 
     kind: str
-    words: tuple[str, ...]
+    needs: re.Pattern
     pattern: re.Pattern
     holds: Callable[[str, int, str], bool] = true
 
 
-def rule(kind: str, words: str, pattern: str, holds: Callable[[str, int, str], bool] = true) -> Rule:
-    return Rule(kind, tuple(words.split()), re.compile(pattern, re.IGNORECASE), holds)
+def rule(kind: str, words: str, pattern: str, holds: Callable[[str, int, str], bool] = true, needs: str = "") -> Rule:
+    """Make a rule for texts with one of some words, or with what the expression `needs` says, or else with a long number."""
+    return Rule(kind, re.compile(needs or literals(words) or LONG), re.compile(pattern, re.IGNORECASE), holds)
+
+
+def literals(words: str) -> str:
+    """Return an expression that `re` looks for by first characters, many times as fast as other alternatives."""
+    return "|".join(map(re.escape, words.split()))
+
+
+LONG = r"[0-9](?:[\d\s.·_()（）-]{6})"
 
 
 # In this order, each on what the ones before it left. Digits are narrow here, see NARROW in cleaning.py.
@@ -109,28 +129,29 @@ RULES = (
         r"([A-Za-z][A-Za-z0-9_-]{5,19}|1[3-9]\d{9}|[1-9]\d{4,10})(?![A-Za-z0-9_@-])",
         handle,
     ),
+    rule("wechat", "加V 加v", r"加[我您]?v[：:\s]*([A-Za-z][A-Za-z0-9_-]{5,19})(?![A-Za-z0-9_@-])", handle),
     rule(
         "qq", "QQ qq Qq 扣扣 企鹅", r"(?<![A-Za-z])(?:QQ|扣扣|企鹅)(?:号码|号|交流群|群)*[：:是为\s（(]*([1-9]\d{4,10})(?!\d)"
     ),
     rule(
         "identity",
         "身份证 证件",
-        r"(?:身份证|证件)(?:号码|编号|号)?[：:是为\s]*(\d(?:[\s-]?\d){16}[\s-]?[\dX]|\d{15})(?!\d)",
+        r"(?:身份证|证件)(?:号码|编号|号)?[：:是为\s\"']*(\d(?:[\s-]?\d){16}[\s-]?[\dX]|\d{15})(?!\d)",
     ),
     rule(
         "identity",
         "护照 通行证 军官证 台胞证",
-        r"(?:护照|通行证|军官证|台胞证)(?:号码|号)?[：:是为\s]*([A-Z]{0,2}\d{7,10})(?!\d)",
+        r"(?:护照|通行证|军官证|台胞证)(?:号码|号)?[：:是为\s\"']*([A-Z]{0,2}\d{7,10})(?!\d)",
     ),
     rule("identity", "", r"(?<![\dA-Za-z.])([1-9](?:[\s-]?\d){16}[\s-]?[\dX]|[1-9]\d{14})(?![\dA-Za-z])", identity),
     rule("bank", "", r"(?<![\dA-Za-z.])(\d{4}(?:[\s-]?\d{4}){3}(?:[\s-]?\d{1,3})?)(?!\d)", card),
     rule(
         "record",
-        "院号 历号 案号 例号 诊号 记号 像号 查号 验号 理号 本号 保号 疗号 医号 检号 射号 声号 T号 t号 卡号 证号 者号 号码 编号 ID",
+        "院号 历号 案号 例号 诊号 记号 像号 查号 验号 理号 本号 保号 疗号 医号 检号 射号 声号 T号 卡号 证号 者号 号码 编号 ID",
         r"(?:住院|病历|病案|病例|门诊|就诊|登记|影像|检查|检验|病理|标本|医保|社保|诊疗|就医|医疗|体检|放射|超声|CT|患者|病人)"
-        r"(?:卡|证)?(?:号码|编号|号|ID)[：:是为\s#]*([A-Za-z]{0,4}-?\d[\dA-Za-z-]{2,19})(?!\d)",
+        r"(?:卡|证)?(?:号码|编号|号|ID)[：:是为\s#\"']*([A-Za-z]{0,4}-?\d[\dA-Za-z-]{2,19})(?!\d)",
     ),
-    rule("bed", "床号 床位号", r"床位?号[：:是为\s]*(\d{1,3})(?!\d)"),
+    rule("bed", "床号 床位号", r"床位?号[：:是为\s\"']*(\d{1,3})(?!\d)"),
     rule(
         "phone",
         "",
@@ -141,7 +162,7 @@ RULES = (
     ),
     rule(
         "phone",
-        "0",
+        "",
         r"(?<![\d.A-Za-z])((?:\+86[\s-]?)?(?:[（(]0(?:10|2\d|[3-9]\d\d)[)）][\s-]?|0(?:10|2\d|[3-9]\d\d)[\s—–-]{1,2})"
         r"[1-9]\d{2,3}[\s-]?\d{4}(?:\s?[转-]\s?\d{1,6})?)(?!\d)",
         number,
@@ -153,34 +174,43 @@ RULES = (
         r"((?!400|800)(?:0\d{9,11}|[1-9]\d{2,3}[\s-]?\d{4}(?:\s?[转-]\s?\d{1,6})?))(?!\d|-\d)",
         number,
     ),
+    rule("phone", "", r"(?<![\dA-Za-z.-])(0(?:10|2\d)[2-8]\d{7}|0[3-9]\d\d[2-8]\d{6,7})(?![\dA-Za-z.-])", number),
+    rule(
+        "phone", "电话 手机 号码 联系", r"([一幺][三四五六七八九][零〇幺一二三四五六七八九]{9})(?![零〇幺一二三四五六七八九])"
+    ),
     rule("phone", "+", r"(\+(?!86)\d{1,3}[\s-]\d{2,4}[\s-]?\d{3,4}(?:[\s-]?\d{2,4})?)(?!\d)"),
     rule(
         "name",
-        "姓名 联系人 收件人 收货人 名字",
-        rf"(?:姓名|联系人|收件人|收货人|名字(?:叫|是)?)[：:是为\s]*({NAME}){NAME_END}",
+        "姓名 联系人 收件人 收货人 名字叫 名字是 名字：",
+        rf"(?:姓名|联系人|收件人|收货人|名字[叫是：])[：:是为\s\"']*({NAME}){NAME_END}",
     ),
     rule(
         "name",
-        "叫",
+        CALLED,
         rf"(?:我|他|她|孩子|宝宝|儿子|女儿|老公|老婆|妈妈|爸爸|父亲|母亲|丈夫|妻子|患者|病人)的?(?:名字|姓名)?叫做?({NAME}){NAME_END}",
     ),
     rule(
         "address",
-        "地址 住址 所在地",
-        rf"{PLACE_WORD}([^\s，,。；;！!？?\[]{{2,40}}[号室村组楼栋座\d][^\s，,。；;！!？?\[]{{0,8}})",
+        "地址 住址",
+        rf"{PLACE_WORD}([一-龥][^\s，,。；;！!？?、\[]{{3,40}})",
+        place,
     ),
     rule(
         "address",
-        "路 街 巷 弄 胡同 大道",
+        "",
         rf"({AREA}{PART}{{1,9}}?{STREET}\s?[\dA-Za-z]{{1,6}}(?:-\d{{1,4}})?\s?(?:号楼|号院|号(?!线)|弄|栋|幢|座|单元|室){INSIDE})",
+        needs=NUMBERED_STREET,
     ),
     rule(
         "address",
-        "栋 幢 号楼 单元 座",
+        "",
         rf"({AREA}{PART}{{1,8}}?{ESTATE}(?:[东西南北一二三四]区)?\s?[\dA-Za-z]{{1,4}}\s?(?:号楼|栋|幢|座|单元){INSIDE})",
+        needs=NUMBERED_HOUSE,
     ),
-    rule("address", "单元", r"(\d{1,3}\s?(?:号楼|栋|幢|座|楼|号)\s?\d{1,2}\s?单元\s?\d{2,4}\s?(?:室|号|房)?)"),
-    rule("address", "村 镇 乡 街道", rf"({CHAIN}(?:{PART}{{1,7}}?村)?(?:\d+[组号队])?)"),
+    rule(
+        "address", "", r"(\d{1,3}\s?(?:号楼|栋|幢|座|楼|号)\s?\d{1,2}\s?单元\s?\d{2,4}\s?(?:室|号|房)?)", needs=r"[0-9]\s?单元"
+    ),
+    rule("address", "", rf"({CHAIN}(?:{PART}{{1,7}}?村)?(?:\d+[组号队])?)", needs=VILLAGE),
 )
 TOKENS = {
     "phone": "[电话]",
@@ -194,26 +224,16 @@ TOKENS = {
     "record": "[病历号]",
     "bed": "[床号]",
 }
-# What the rules need at least, to be looked for first: most texts hold none of it.
-NUMBERS = re.compile(r"\d(?:[\d\s.·_()（）-]{6}|\s?(?:号|栋|幢|弄|座|单元))")
-NUMBERED = {
-    "",
-    "号",
-    "0",
-    "+",
-    "路",
-    "街",
-    "巷",
-    "弄",
-    "胡同",
-    "大道",
-    "栋",
-    "幢",
-    "号楼",
-    "单元",
-    "座",
-}  # words beside a number
-WORDS = sorted({word for rule in RULES for word in rule.words} - NUMBERED)
+# What the rules need at least, looked for in every dialogue before any of them: few have it, and this decides the speed.
+NEEDED = re.compile(
+    literals(
+        "@ ＠ 微信 薇信 威信 维信 徽信 V信 v信 vx VX Vx wx WX wechat WeChat weixin 卫星号 加V 加v QQ qq Qq 扣扣 企鹅 "
+        "姓名 联系人 收件人 收货人 名字叫 名字是 名字： 住址 地址 患者ID 病人ID 零零 零一 一零 + " + CALLED
+    )
+)
+NEEDED_NUMBER = re.compile(r"[0-9](?:[\d\s.·_()（）-]{6}|\s?(?:号|弄|栋|幢|座|单元|室))")
+NEEDED_TOWN = re.compile(VILLAGE)
+NEEDED_LABEL = re.compile(r"号[码：:是为\s#\"']*[A-Za-z]{0,4}-?\d")
 
 
 @dataclass
@@ -240,8 +260,8 @@ def outline(value: str) -> str:
 def mask(text: str, found: Found | None = None, names: set[str] | None = None) -> str:
     """Return `text` with a word in brackets for each thing personal; add to `found` what it was and to `names` names."""
     for rule in RULES:
-        if rule.words == () or any(word in text for word in rule.words):
-            text = rule.pattern.sub(lambda match, rule=rule: replaced(match, rule, found, names), text)
+        if rule.needs.search(text):
+            text = rule.pattern.sub(partial(replaced, rule=rule, found=found, names=names), text)
     return text
 
 
@@ -258,7 +278,12 @@ def replaced(match: re.Match, rule: Rule, found: Found | None, names: set[str] |
 
 def suspicious(text: str) -> bool:
     """Say whether a text holds what any rule needs; most do not, and this is quick."""
-    return any(word in text for word in WORDS) or bool(NUMBERS.search(text))
+    return (
+        NEEDED.search(text) is not None
+        or NEEDED_NUMBER.search(text) is not None
+        or NEEDED_LABEL.search(text) is not None
+        or (("村" in text or "镇" in text or "乡" in text or "街道" in text) and NEEDED_TOWN.search(text) is not None)
+    )
 
 
 def masked(texts: list[str], policy: Policy, found: Found) -> list[str]:
@@ -276,3 +301,18 @@ def masked(texts: list[str], policy: Policy, found: Found) -> list[str]:
     if policy == "reject" and here.kinds:
         raise Unusable(f"personal data ({', '.join(sorted(here.kinds))})")
     return texts
+
+
+ESCAPE = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|[nrt])")
+UNSURE = 64  # characters at the end of a cut text in which half a number may stand
+
+
+def excerpt(text: str, length: int) -> str:
+    """Return up to `length` characters of a record's source, which may be JSON with escapes, personal data masked.
+
+    `text` is some times as long, or the whole: what a cut through it may have halved is not shown.
+    """
+    text = ESCAPE.sub(lambda match: chr(int(match[1], 16)) if match[1] else " ", text)
+    text = CONTROL.sub("", text.translate(NARROW))
+    shown = masked([text], "mask", Found())[0]
+    return shown[: min(length, len(shown) - UNSURE)] if len(text) > 4 * length - UNSURE else shown[:length]
