@@ -1,13 +1,20 @@
+import hashlib
 import json
+import random
 
 import numpy as np
+import orjson
 import pytest
 
 from stages.split import SIDES, assign, draw, groups, separate
-from tests.conftest import params_with
+from tests.conftest import ROOT, params_with
 from xinglin.leakage.links import SHORT, compared, equal_links, near_links
 
 SPLIT = params_with().split
+NOTHING = {"exact": 0, "near": 0, "contained": 0}
+INSTRUCTION = "你是一名经验丰富的临床医生，请认真阅读下面患者的描述，给出专业、准确、易懂的回答，不要给出处方药的具体用量。"
+STOCK = "建议您多喝水，注意休息，必要时到医院就诊检查血常规和胸片。"
+CLASSES = "判断下面这条筛选标准属于哪一类，只回答类别名称。可选类别：疾病，症状，体征，怀孕相关，肿瘤进展，过敏耐受，器官组织状态。"
 LONG = "我最近三个月总是在夜里咳嗽并且有一些白色的痰请问需要做什么检查才好呢谢谢医生"
 
 
@@ -31,14 +38,14 @@ def questions(count):
 
 def sides(dialogues, split=SPLIT):
     texts = compared(dialogues)
-    found, _, overlap = separate(texts, draw(texts.questions, split), split.near_duplicate_threshold)
-    assert overlap == {"exact": 0, "near": 0}
+    found, _, told = separate(texts, draw(texts.drawn, split), split.near_duplicate_threshold)
+    assert told["overlap"] == NOTHING
     return [SIDES[side] for side in found.tolist()]
 
 
 def labels(dialogues, threshold=0.9):
     texts = compared(dialogues)
-    return groups(np.concatenate([equal_links(texts), near_links(texts, threshold, exact=False)]), len(dialogues)).tolist()
+    return groups(np.concatenate([equal_links(texts), near_links(texts, threshold)]), len(dialogues)).tolist()
 
 
 def test_equal_and_near_equal_first_questions_share_a_group():
@@ -85,11 +92,118 @@ def test_a_group_takes_its_most_held_out_side():
 
 
 def test_what_minhash_misses_is_found_by_the_exact_join_and_put_together(monkeypatch):
-    texts = compared([(f"{LONG}{'嗯' * (i % 2)}{i}", "好") for i in range(60)])
+    texts = compared([(f"{LONG}{'嗯' * (i % 2)}{i}", "好") for i in range(9)])
+    monkeypatch.setattr("stages.split.contained_pairs", lambda kind, pairs: np.empty((0, 2), np.int64))
     monkeypatch.setattr("xinglin.leakage.links.near_pairs", lambda texts, threshold: np.empty((0, 2), np.int64))
-    draws = np.arange(60) % 3
-    found, _, overlap = separate(texts, draws, 0.8)
-    assert overlap == {"exact": 0, "near": 0} and set(found.tolist()) == {2}
+    draws = np.arange(9) % 3
+    found, _, told = separate(texts, draws, 0.8)
+    assert told["overlap"] == NOTHING and set(found.tolist()) == {2}
+
+
+def sample():
+    lines = (ROOT / "data" / "sample" / "dialogues.jsonl").read_bytes().splitlines()
+    return [[text[2:] for text in orjson.loads(line)["data"]] for line in lines]
+
+
+def random_texts(count, length, seed=1):
+    draw_one = random.Random(seed)
+    return ["".join(chr(draw_one.randrange(0x4E00, 0x6E00)) for _ in range(length)) for _ in range(count)]
+
+
+def balanced(found, count=4):
+    """Whether the shares are the ratios within `count` standard deviations."""
+    return all(
+        abs(found.count(name) / len(found) - ratio) < count * (ratio * (1 - ratio) / len(found)) ** 0.5
+        for name, ratio in (("train", 0.6), ("val", 0.2), ("test", 0.2))
+    )
+
+
+def test_the_embedded_sample_has_no_boilerplate_and_keeps_its_sides():
+    texts = compared(sample())
+    assert texts.left_out == {"questions": 0, "answers": 0}
+    assert hashlib.sha256(" ".join(sides(sample())).encode()).hexdigest()[:16] == "4d743f3732aeda5b"
+
+
+@pytest.mark.parametrize("seed", [1, 42, 99])
+@pytest.mark.parametrize("instructions", [1, 5])
+@pytest.mark.parametrize("before", [True, False])
+def test_a_constant_instruction_before_or_after_each_question_leaves_the_draw_to_the_question(seed, instructions, before):
+    split = SPLIT.model_copy(update={"seed": seed})
+    constant = [f"{INSTRUCTION}{'回答请用中文并保持耐心请考虑以下方面' * (i + 1)}{i}" for i in range(instructions)]
+    dialogues = [
+        (constant[i % instructions] + texts[0] if before else texts[0] + constant[i % instructions], *texts[1:])
+        for i, texts in enumerate(sample())
+    ]
+    assert balanced(sides(dialogues, split))
+
+
+@pytest.mark.parametrize("stocks", [1, 4])
+def test_a_stock_answer_links_nothing(stocks):
+    found = sides([(q, STOCK + "祝您健康" * (i % stocks)) for i, q in enumerate(questions(600))])
+    assert balanced(found)
+
+
+@pytest.mark.parametrize("greetings", [1, 8])
+def test_after_a_greeting_the_next_question_draws(greetings):
+    opening = [f"你好{'医生' * i}请问现在方便吗我想咨询一下" for i in range(greetings)]
+    found = sides([(opening[i % greetings], "您好，请问有什么可以帮您？", *texts) for i, texts in enumerate(sample())])
+    assert balanced(found) and (greetings > 1 or found == sides(sample()))
+
+
+def test_a_task_template_with_a_list_of_classes_is_split_by_what_stands_in_it():
+    found = sides([(f"{CLASSES}{q}", ["疾病", "症状"][i % 2]) for i, q in enumerate(questions(900))])
+    assert balanced(found)
+
+
+def test_many_answers_to_one_question_stay_together_though_the_question_is_frequent():
+    asked = questions(20)
+    found = sides([(asked[i % 20], f"{LONG[i % 30 :]}{chr(0x5000 + i)}{i}") for i in range(400)])
+    assert all(len({found[i] for i in range(j, 400, 20)}) == 1 for j in range(20))
+
+
+@pytest.mark.parametrize("tails", [1, 25])
+def test_a_polite_tail_keeps_no_twin_apart(tails):
+    draw = random.Random(3)
+    tail = ["谢谢医生了麻烦您看到回复一下急急急在线等"] if tails == 1 else [
+        "".join(draw.choices("谢麻烦请回复好人平安医生急盼望感激不尽", k=18)) for _ in range(tails)
+    ]
+    twins = [(texts[0] + "，" + tail[i % tails], *texts[1:]) for i, texts in enumerate(sample())]
+    found = sides([*sample(), *twins])
+    assert found[: len(twins)] == found[len(twins) :]
+
+
+def test_an_answer_inside_another_and_a_later_question_keep_dialogues_together():
+    asked, answers, others = random_texts(80, 12, 2), random_texts(40, 30, 3), random_texts(40, 30, 4)
+    found = sides(
+        [*zip(asked[:40], answers, strict=True), *zip(asked[40:], map("".join, zip(others, answers, strict=True)), strict=True)]
+    )
+    assert found[:40] == found[40:] and len(set(found)) == 3
+    found = sides([(question, "好", answers[i % 40], "行") for i, question in enumerate(asked)])
+    assert found[:40] == found[40:] and len(set(found)) == 3
+
+
+def test_what_is_left_on_one_side_of_two_is_what_comparing_all_with_all_leaves():
+    """The sides after templates, near copies and chains leave no near pair by a loop over all contents."""
+    from xinglin.leakage.similarity import jaccard
+
+    draw_one = random.Random(8)
+    dialogues = []
+    for i in range(300):
+        body = "".join(draw_one.choices([chr(0x4E00 + k) for k in range(60)], k=draw_one.randint(4, 40)))
+        if i % 3 == 2:
+            body = draw_one.choice(dialogues)[0].removeprefix(CLASSES)[:-1] + draw_one.choice("甲乙丙")
+        dialogues.append(((CLASSES if i % 2 else "") + body, "好"))
+    texts = compared(dialogues)
+    found, _, _ = separate(texts, draw(texts.drawn, SPLIT), 0.7)
+    kind = texts.kinds[0]
+    side = found[kind.first].tolist()
+    near = [
+        (i, j)
+        for i in range(len(side))
+        for j in range(i)
+        if side[i] != side[j] and jaccard(kind.texts[i], kind.texts[j]) >= 0.7
+    ]
+    assert not near and len(set(side)) == 3
 
 
 def write(folder, rows):
@@ -113,7 +227,7 @@ def test_the_stage_writes_sides_dataset_info_and_a_report_without_overlap(workpl
     parts = {n: [json.loads(line) for line in (folder / "split" / f"{n}.jsonl").read_text().splitlines()] for n in SIDES}
     found = json.loads((folder / "split" / "report.json").read_text())
     assert found["rows"] == {n: len(rows) for n, rows in parts.items()} and sum(found["rows"].values()) == 80
-    assert found["overlap"] == {"exact": 0, "near": 0}
+    assert found["overlap"] == NOTHING and found["thresholds"] == {"near": 0.9, "contained": 0.8}
     for name, rows in parts.items():
         assert found["mix"][name]["multi_turn"] == pytest.approx(sum(bool(r["history"]) for r in rows) / len(rows), abs=1e-4)
         assert found["mix"][name]["departments"]["外科"] == pytest.approx(
@@ -140,3 +254,29 @@ def test_an_empty_side_is_an_error_that_names_it(workplace, stage, count):
     write(folder, [row(q) for q in questions(count)])
     done = stage("split", converted="converted", out="split")
     assert done.status == 1 and "split.ratios." in done.error and not (folder / "split").exists()
+
+
+def test_a_group_that_takes_too_much_to_one_side_stops_with_its_size_text_and_cure(workplace, stage):
+    folder = workplace()
+    write(folder, [row(q) for q in questions(300)] + [row("孩子发热三十九度怎么办才好呢", f"答{i}") for i in range(60)])
+    done = stage("split", converted="converted", out="split")
+    assert done.status == 1 and "a group of 60 of 360 dialogues" in done.error and "孩子发热三十九度怎么办" in done.error
+    assert "take copies out" in done.error and not (folder / "split").exists()
+
+
+def test_shares_beyond_chance_are_a_warning_and_the_closest_pairs_are_named_by_line(workplace, stage):
+    folder = workplace()
+    pieces = random_texts(40, 20, 5)
+    some = [f"{pieces[i % 40]}{q}" for i, q in enumerate(random_texts(400, 15, 6))]
+    answers = random_texts(50, 30)
+    write(folder, [row(q, answers[i // 8]) for i, q in enumerate(some)])
+    done = stage("split", converted="converted", out="split")
+    assert done.status == 0 and "warning: split.ratios.train: " in done.err and "instead of 60.0%" in done.err
+    found = json.loads((folder / "split" / "report.json").read_text())
+    assert len(found["closest"]) == 20 and found["closest"][0]["jaccard"] >= found["closest"][-1]["jaccard"] > 0.2
+    lines = [orjson.loads(line) for line in (folder / "converted" / "dialogues.jsonl").read_bytes().splitlines()]
+    parts = {n: (folder / "split" / f"{n}.jsonl").read_text().splitlines() for n in SIDES}
+    for pair in found["closest"]:
+        for line, side in zip(pair["lines"], pair["sides"], strict=True):
+            assert json.dumps(lines[line - 1], ensure_ascii=False) in parts[side]
+        assert len(set(pair["sides"])) == 2 and pair["jaccard"] < 0.9

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from xinglin.leakage.similarity import by_batch, eight_grams
+from xinglin.leakage.similarity import by_batch, eight_grams, sorted_set
 
-SHARE = 0.01  # of the distinct texts: an 8-gram in more of them is boilerplate
+SHARE = 0.005  # of the distinct texts: an 8-gram in more of them is boilerplate
 FLOOR = 10  # texts, whatever the share; in 363 hand-written dialogues no 8-gram stands in more than 6
 GREETING = 30  # characters that a greeting has at the most
 STOCK_SHARE, STOCK_FLOOR = 0.05, 50  # of the dialogues, from which on a longer question is taken for a formula
@@ -38,7 +38,7 @@ def common_grams(texts: Sequence[str]) -> np.ndarray:
         hashes, counts = eight_grams(batch)
         often = full[bucket(hashes)]
         owner = np.repeat(np.arange(len(batch), dtype=np.uint64), counts)[often]
-        return np.unique(np.unique((hashes[often] >> TEXT_BITS << TEXT_BITS) | owner) >> TEXT_BITS, return_counts=True)
+        return np.unique(sorted_set((hashes[often] >> TEXT_BITS << TEXT_BITS) | owner) >> TEXT_BITS, return_counts=True)
 
     keys, counts = (np.concatenate(column) for column in zip(*by_batch(documents, texts), strict=True))
     distinct, place = np.unique(keys, return_inverse=True)

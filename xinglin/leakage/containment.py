@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from xinglin.leakage.similarity import CHUNK, bitmaps, by_batch, eight_grams, shingle_set
+from xinglin.leakage.similarity import CHUNK, bitmaps, by_batch, eight_grams, shingle_set, sorted_set
 
 CONTAINED = 0.8  # of the smaller text's shingles
 SAMPLE = 16  # 8-grams of a text that are looked up in all others
@@ -87,7 +87,7 @@ def sampled(rare: np.ndarray) -> Callable[[int, Sequence[str]], tuple[np.ndarray
         hashes, counts = eight_grams(batch)
         text = np.repeat(np.arange(len(batch), dtype=np.uint64), counts)
         some = rare[bucket(hashes)]
-        key = np.unique((text[some] << np.uint64(51)) | (hashes[some] >> np.uint64(13)))
+        key = sorted_set((text[some] << np.uint64(51)) | (hashes[some] >> np.uint64(13)))
         text = (key >> np.uint64(51)).astype(np.int64)
         size = np.bincount(text, minlength=len(batch))
         kept = np.arange(len(text)) - (np.cumsum(size) - size)[text] < SAMPLE
