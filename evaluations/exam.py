@@ -69,9 +69,10 @@ class Params(ParamsFile):
 def read_questions(file: Path) -> tuple[list[dict], list[dict]]:
     """Return the questions of an exam file, and line and reason of each row that is none."""
     questions, unusable = [], []
-    for line, source in records(file):
+    for record in records(file):
+        line = record.element or record.line
         try:
-            questions.append({"line": line} | question(record_of(source)))
+            questions.append({"line": line} | question(record_of(record.value)))
         except Unusable as error:
             unusable.append({"line": line, "reason": str(error)})
     return questions, unusable
