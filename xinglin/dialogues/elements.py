@@ -22,6 +22,7 @@ LITERAL = rb"(?:-?(?:[0-9][0-9.eE+-]*+|Infinity)|NaN|true|false|null)"
 INSIDE = re.compile(rb"(?:[\s,:]++|" + STRING + rb"|" + LITERAL + rb")*+")
 SCALAR = re.compile(STRING + rb"|" + LITERAL)
 UNFINISHED = re.compile(rb'(?:"(?:[^"\\\n]++|\\[^\n])*+\\?|-?[a-zA-Z]{0,8})\Z')  # what the next block may complete
+BETWEEN = re.compile(rb"\s*+,\s*+(?=\{)")
 BLANK = re.compile(rb"\s*+")
 KEY = re.compile(rb"\{\s*+(" + STRING + rb")")
 NEXT = re.compile(rb"[,\n}]\s*+(?=\{\s*+(" + STRING + rb"))")
@@ -57,6 +58,9 @@ class Elements:
                 last = character if character == b"," else b""
             else:
                 yield self.element()
+                while between := BETWEEN.match(self.held, self.at):  # the usual case, at less cost
+                    self.pass_to(between.end())
+                    yield self.element()
                 last = b""
         if self.in_array and opened:
             raise EOFError("the array is not closed")

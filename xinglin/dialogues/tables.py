@@ -39,6 +39,7 @@ class Table:
     def __init__(self, read: Read, kind: str) -> None:
         self.lines = lines_of(read)
         self.again: deque[bytes] = deque()  # lines to be read before those
+        self.first = b""  # the first line of a row, for the parser
         self.pulled: list[bytes] = []  # the lines of this row
         self.room = 0  # bytes that further lines of it may have
         self.line = 1  # at which the next row begins
@@ -68,10 +69,12 @@ class Table:
         return self
 
     def __next__(self) -> str:
-        """Give the parser another line of the row, as long as there is room."""
-        if self.room < 0 or not (line := self.next_line()):
-            raise StopIteration
-        self.pulled.append(line)
+        """Give the parser the first line of the row, then further ones as long as there is room."""
+        line, self.first = self.first, b""
+        if not line:
+            if self.room < 0 or not (line := self.next_line()):
+                raise StopIteration
+            self.pulled.append(line)
         self.room -= len(line)
         return line.decode(errors="replace")
 
@@ -114,8 +117,7 @@ class Table:
 
     def quoted(self, line: bytes, width: int | None) -> tuple[list[str] | str, int]:
         """Return the same of a row with quotes, perhaps over several lines; of a damaged one only the first is taken."""
-        self.again.appendleft(line)
-        self.pulled, self.room = [], len(line) + MORE
+        self.first, self.room = line, MORE
         try:
             cells = next(self.parser)
             if len(self.pulled) == 1 or self.is_one_row(cells, width):
