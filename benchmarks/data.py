@@ -113,9 +113,9 @@ def group(source: Path, out: Path) -> None:
     from xinglin.leakage.links import compared, equal_links, near_links
 
     texts = compared(texts_of(orjson.loads(line)) for line in source.open("rb"))
-    links = np.concatenate([equal_links(texts), near_links(texts, 0.9, exact=False)])
-    labels = groups(links, len(texts.questions))
-    print(f"{len(texts.questions)} dialogues, {labels.max() + 1} groups", file=sys.stderr)
+    links = np.concatenate([equal_links(texts), near_links(texts, 0.9)])
+    labels = groups(links, len(texts.turns))
+    print(f"{len(texts.turns)} dialogues, {labels.max() + 1} groups", file=sys.stderr)
 
 
 def measure(command: list[str], folder: Path) -> tuple[float, float]:

@@ -254,9 +254,8 @@ def main() -> None:
         params.ensure_unchanged()
     warn(found, split)
     seconds = time.perf_counter() - began
-    print(
-        f"split: {found['rows']} in {found['groups']} groups, overlap {found['overlap']}, {len(sides) / seconds:,.0f} dialogues/s"
-    )
+    speed = f"{len(sides) / seconds:,.0f} dialogues/s"
+    print(f"split: {found['rows']} in {found['groups']} groups, overlap {found['overlap']}, {speed}")
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ OPTIONS = re.compile(r"[\s(（]A\s*[.．、:：)）].*", re.DOTALL)  # behind a 
 class Text(NamedTuple):
     """A text of a record, as it stands there and as it is compared."""
 
-    line: int
+    where: str
     text: str
     plain: str
 
@@ -86,7 +86,7 @@ def read_texts(file: Path) -> list[Text]:
             except Unusable:
                 continue
             if len(compared) >= LEAST:
-                found.append(Text(record.line, text, compared))
+                found.append(Text(record.where, text, compared))
     return found
 
 
@@ -103,11 +103,16 @@ def read_known() -> Known:
 def contents(texts: Sequence[Text], known: Known) -> tuple[list[str], Known]:
     """Return what is left of both without boilerplate; a text of the file that many of its records hold is left out."""
     distinct = list(dict.fromkeys(text.plain for text in texts))
-    often, records = Counter(text for _, text in {(text.line, text.plain) for text in texts}), len({text.line for text in texts})
+    often, records = (
+        Counter(text for _, text in {(text.where, text.plain) for text in texts}),
+        len({text.where for text in texts}),
+    )
     common = np.unique(np.concatenate([common_grams(part) for part in (distinct, *known)]))
     rest = dict(zip(distinct, without(distinct, common), strict=True))
     stock = {text for text, count in often.items() if is_stock(text, count, records, True)}
-    return ["" if text.plain in stock else rest[text.plain] for text in texts], Known(*(without(part, common) for part in known))
+    return ["" if text.plain in stock else rest[text.plain] for text in texts], Known(
+        *(without(part, common) for part in known)
+    )
 
 
 def leaks(mine: list[str], known: list[str], threshold: float, least: int) -> np.ndarray:
@@ -140,16 +145,16 @@ def main() -> None:
     mine, compared = contents(given, known)
     pairs = sorted(found_pairs(mine, compared, threshold))
     grams = gram_overlap(mine, [*compared.questions, *compared.answers])
-    lines, leaked = {text.line for text in given}, {given[place].line for place, _ in pairs}
+    places, leaked = {text.where for text in given}, {given[place].where: (place, theirs) for place, theirs in reversed(pairs)}
     count = len(known.questions) + len(known.answers)
-    print(f"{file}: {len(lines)} records with {len(given)} texts against {count} distinct texts of {TRAIN}")
+    print(f"{file}: {len(places)} records with {len(given)} texts against {count} distinct texts of {TRAIN}")
     print(
         f"equal or near (3-grams, Jaccard >= {threshold:g}), or one in the other (>= {CONTAINED:g} of its 3-grams): "
-        f"{len(leaked)} records, {len(leaked) / len(lines):.2%}"
+        f"{len(leaked)} records, {len(leaked) / len(places):.2%}"
     )
     print(f"a 13-gram in common: {grams['texts']:.2%} of texts, {grams['grams']:.2%} of their 13-grams")
-    for place, theirs in pairs[:SHOWN]:
-        print(f"  line {given[place].line}: {given[place].text[:60]!r}\n      train: {theirs[:60]!r}")
+    for where, (place, theirs) in sorted(leaked.items(), key=lambda item: item[1])[:SHOWN]:
+        print(f"  {where}: {given[place].text[:60]!r}\n      train: {theirs[:60]!r}")
     sys.exit(bool(leaked))
 
 

@@ -14,7 +14,9 @@ SPLIT = params_with().split
 NOTHING = {"exact": 0, "near": 0, "contained": 0}
 INSTRUCTION = "你是一名经验丰富的临床医生，请认真阅读下面患者的描述，给出专业、准确、易懂的回答，不要给出处方药的具体用量。"
 STOCK = "建议您多喝水，注意休息，必要时到医院就诊检查血常规和胸片。"
-CLASSES = "判断下面这条筛选标准属于哪一类，只回答类别名称。可选类别：疾病，症状，体征，怀孕相关，肿瘤进展，过敏耐受，器官组织状态。"
+CLASSES = (
+    "判断下面这条筛选标准属于哪一类，只回答类别名称。可选类别：疾病，症状，体征，怀孕相关，肿瘤进展，过敏耐受，器官组织状态。"
+)
 LONG = "我最近三个月总是在夜里咳嗽并且有一些白色的痰请问需要做什么检查才好呢谢谢医生"
 
 
@@ -164,9 +166,11 @@ def test_many_answers_to_one_question_stay_together_though_the_question_is_frequ
 @pytest.mark.parametrize("tails", [1, 25])
 def test_a_polite_tail_keeps_no_twin_apart(tails):
     draw = random.Random(3)
-    tail = ["谢谢医生了麻烦您看到回复一下急急急在线等"] if tails == 1 else [
-        "".join(draw.choices("谢麻烦请回复好人平安医生急盼望感激不尽", k=18)) for _ in range(tails)
-    ]
+    tail = (
+        ["谢谢医生了麻烦您看到回复一下急急急在线等"]
+        if tails == 1
+        else ["".join(draw.choices("谢麻烦请回复好人平安医生急盼望感激不尽", k=18)) for _ in range(tails)]
+    )
     twins = [(texts[0] + "，" + tail[i % tails], *texts[1:]) for i, texts in enumerate(sample())]
     found = sides([*sample(), *twins])
     assert found[: len(twins)] == found[len(twins) :]

@@ -1,5 +1,6 @@
 import json
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -72,12 +73,45 @@ def test_a_table_without_leakage_passes_and_its_13_grams_are_counted(check):
     assert status == 0 and "0 records, 0.00%" in out and "a 13-gram in common: 50.00% of texts" in out
 
 
-@pytest.mark.parametrize(
-    ("content", "words"), [("", "no text of 20 characters"), ('{"a": "短"}\n', "no text of 20 characters")]
-)
+@pytest.mark.parametrize(("content", "words"), [("", "no text of 3 characters"), ('{"a": "短"}\n', "no text of 3 characters")])
 def test_a_file_without_texts_is_one_line(check, content, words):
     status, out = check("empty.jsonl", content)
     assert status == 1 and words in out
+
+
+OPTIONS = " A. 口服抗生素并多饮水休息 B. 立即到急诊手术处理 C. 继续观察不需要任何处理"
+
+
+@pytest.mark.parametrize(
+    "options", [OPTIONS, "（A）口服抗生素（B）立即手术", "\nA、是\nB、否", "下列做法中最恰当的一项是哪一项请选择"]
+)
+def test_an_exam_question_with_its_options_behind_it_is_found(check, options):
+    exam = [{"question": QUESTION + options, "answer": "A"}, {"question": f"高血压患者怎样控制体重{options}", "answer": "B"}]
+    status, out = check("exam.jsonl", lines(*exam))
+    assert status == 1 and "1 records, 50.00%" in out and "line 1" in out
+
+
+def test_what_all_questions_of_an_exam_have_in_common_is_left_out(check):
+    other = [f"{chr(0x4E00 + 7 * i) * 6}病的患者该如何处理{OPTIONS}" for i in range(30)]
+    status, out = check("exam.jsonl", lines(*({"question": text, "answer": "A"} for text in [*other, QUESTION + OPTIONS])))
+    assert status == 1 and "1 records, 3.23%" in out and "line 31" in out
+
+
+@pytest.mark.parametrize("question", ["宝宝拉肚子怎么办", "老是累"])
+def test_a_short_question_is_found_where_training_asks_the_same(check, question):
+    row = {"instruction": question, "input": "", "output": "好", "system": "", "history": [], "department": ""}
+    with Path("data/split/train.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+    exam = lines({"question": f"{question}？", "answer": "A"}, {"question": "小孩肚子疼怎么办", "answer": "B"})
+    status, out = check("exam.jsonl", exam)
+    assert status == 1 and "1 records, 50.00%" in out and "line 1" in out
+
+
+def test_an_answer_that_stands_in_a_longer_one_of_training_is_found_and_a_short_answer_is_not_compared(check):
+    inside = {"question": "换了一个别的问题来问", "answer": ANSWER[:32]}
+    polite = {"question": "另外一个问题怎么处理", "answer": "先量体温多喝水"}
+    status, out = check("mine.jsonl", lines(inside, polite))
+    assert status == 1 and "1 records, 50.00%" in out and "line 1" in out
 
 
 def test_a_file_that_is_not_there_is_named(workplace, monkeypatch, capsys):

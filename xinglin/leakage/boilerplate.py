@@ -3,7 +3,9 @@
 A text that many others repeat in part says little of its own dialogue. What draws, groups and links dialogues is the rest.
 """
 
+import itertools
 from collections.abc import Iterable, Sequence
+from operator import itemgetter
 
 import numpy as np
 
@@ -58,25 +60,27 @@ def without(texts: Sequence[str], common: np.ndarray) -> list[str]:
 
     def rest(_: int, batch: Sequence[str]) -> list[str]:
         hashes, counts = eight_grams(batch)
-        maybe = np.flatnonzero(full[bucket(hashes)])
-        hits = maybe[np.isin(hashes[maybe] >> TEXT_BITS, common)]
+        hits = np.flatnonzero(full[bucket(hashes)])
+        keys = hashes[hits] >> TEXT_BITS
+        hits = hits[common[np.minimum(np.searchsorted(common, keys), len(common) - 1)] == keys]
         owner = np.repeat(np.arange(len(batch)), counts)[hits]
         places = hits - (np.cumsum(counts) - counts)[owner]
+        new = (np.diff(owner, prepend=-1) != 0) | (np.diff(places, prepend=-9) > 8)  # a run of characters that is covered
+        ends = places[np.append(np.flatnonzero(new)[1:], len(places)) - 1] + 8 if len(places) else places
         found = list(batch)
-        bounds = np.flatnonzero(np.diff(owner, prepend=-1, append=-1)).tolist()
-        for a, b in zip(bounds, bounds[1:], strict=False):
-            found[owner[a]] = uncovered(batch[owner[a]], places[a:b].tolist())
+        covered = zip(owner[new].tolist(), places[new].tolist(), ends.tolist(), strict=True)
+        for text, runs in itertools.groupby(covered, key=itemgetter(0)):
+            found[text] = uncovered(batch[text], runs)
         return found
 
     return [text for batch in by_batch(rest, texts) for text in batch]
 
 
-def uncovered(text: str, places: Iterable[int]) -> str:
-    """Return what 8-grams at rising `places` leave of a text."""
-    pieces, end = [], 0
-    for place in places:
-        if place > end:
-            pieces.append(text[end:place])
-        end = place + 8
-    rest = "".join(pieces) + text[end:]
+def uncovered(text: str, runs: Iterable[tuple[int, int, int]]) -> str:
+    """Return what runs of characters, each the last two of (text, begin, end) and rising, leave of a text."""
+    pieces, last = [], 0
+    for _, begin, end in runs:
+        pieces.append(text[last:begin])
+        last = end
+    rest = "".join(pieces) + text[last:]
     return rest if len(rest) >= LEAST else ""
