@@ -171,6 +171,11 @@ def test_many_rows_between_two_stray_quotes_are_rows_and_not_one_cell(tmp_path):
     assert found[1:] == [*map(row, range(30)), {"question": "好了吗", "answer": '医生说"'}, row(30)]
 
 
+def test_a_quote_that_closes_on_a_later_line_but_leaves_too_many_cells_takes_one_line(tmp_path):
+    found = told(write(tmp_path / "d.csv", 'question,answer\n胃疼,"医生说\n好",了\n'))
+    assert found == [("a quote that is not closed", '胃疼,"医生说', 1), {"question": '好"', "answer": "了"}]
+
+
 def test_a_cell_over_several_lines_is_one_record_that_says_how_many(tmp_path):
     file = write(tmp_path / "d.csv", 'question,answer\n"头痛，\n1,发热\n2,咳嗽",多喝水\n咳嗽,看医生\n')
     assert [(record.line, record.lines) for record in records(file)] == [(2, 3), (5, 1)]
@@ -328,6 +333,12 @@ def test_a_damaged_element_is_one_reject_and_all_others_are_read(tmp_path_factor
     assert len(bad) == 1 and bad[0].element == place + 1
     text = bad[0].value.text if isinstance(bad[0].value, Broken) else bad[0].value.decode(errors="replace")
     assert text.startswith("{") and '"data"' in text
+
+
+def test_after_damage_an_element_is_found_though_none_before_began_with_its_key(tmp_path):
+    damaged, sound_one = '{"data": ["a"b"]}', {"department": "内科", "data": ["问", "答"]}
+    found = told(write(tmp_path / "d.json", f"[{damaged}, {json.dumps(sound_one)}]"))
+    assert found == [("not JSON", damaged, 1), sound_one]
 
 
 def test_a_comma_too_many_in_an_array_is_a_reject_of_its_own(tmp_path):
