@@ -8,7 +8,8 @@ from xinglin.leakage.similarity import CHUNK, bitmaps, by_batch, eight_grams, sh
 
 CONTAINED = 0.8  # of the smaller text's shingles
 SAMPLE = 16  # 8-grams of a text that are looked up in all others
-COMMON = 16  # occurrences from which on an 8-gram tells too little to be looked up
+COMMON = (12, 64)  # occurrences, the least and the most, from which on an 8-gram tells too little to be looked up
+LOOKED_UP = 3_000_000  # occurrences of an 8-gram of each text: in large data fewer for each keep the time linear
 BUCKETS = 24  # bits
 MARKS = 26  # bits
 
@@ -24,7 +25,7 @@ def candidates(left: Sequence[str], right: Sequence[str]) -> tuple[np.ndarray, n
     for texts in (left,) if same else (left, right):
         for places in by_batch(lambda _, batch: bucket(eight_grams(batch)[0]), texts):
             np.add.at(buckets, places, np.uint32(1))
-    rare = buckets <= COMMON + 2 * buckets.mean()
+    rare = buckets <= np.clip(LOOKED_UP / max(len(left), len(right), 1), *COMMON) + 2 * buckets.mean()
     del buckets
     found = [looked_up(left, right, rare, same)]
     if not same:
