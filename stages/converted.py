@@ -3,14 +3,16 @@
 Usage: stages/run converted --raw data/raw --out data/converted
 """
 
+import json
 import os
 import sys
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from itertools import islice
+from itertools import islice, takewhile
 from multiprocessing.pool import AsyncResult
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -21,35 +23,46 @@ from pydantic import model_validator
 from tqdm import tqdm
 
 from xinglin.cli import CommandError, run_command, start
+from xinglin.dialogues import personal
 from xinglin.dialogues.cleaning import clean, tidy
-from xinglin.dialogues.formats import SHAPES, Dialogue, Unusable, shape_of
+from xinglin.dialogues.formats import MAPPED, Dialogue, Unusable, read, shape_of
 from xinglin.dialogues.reading import Broken, Record, records
+from xinglin.dialogues.record import LIMIT, size
 from xinglin.dialogues.rows import alpaca_row, texts_of
+from xinglin.dialogues.screening import Advertising, screened
 from xinglin.files import atomic_path, write_json
 from xinglin.params import Count, ParamsFile, Section, Share
 from xinglin.processes import workers
 
+UNDESIRED = "an undesired answer: it is kept in preferences.jsonl"
+PAIR = "a pair of preferences: it is kept in preferences.jsonl"
+SET_ASIDE = (UNDESIRED, PAIR)  # which the budget of rejects does not count
 SHOWN = 200  # characters of a rejected record that rejects.jsonl shows
+KEYS = 20  # that nobody reads, named on the screen
 CHUNK = 2000  # records that a process converts at once
 
 
 class Converted(Section):
     format: Literal["auto", "huatuo", "alpaca", "sharegpt", "messages", "csv"]
-    columns: dict[str, str] | None
+    columns: dict[str, str | int] | None
+    speakers: dict[str, Literal["user", "assistant", "system"]]
+    thoughts: Literal["drop", "reject"]
     output: Literal["jsonl", "json"]
     system: str
     max_dialogues: Count | None
     max_turn_characters: Count
+    personal_data: personal.Policy
+    advertising: Advertising
     max_reject_rate: Share
 
     @model_validator(mode="after")
     def columns_suffice(self) -> "Converted":
         if self.columns is None:
             return self
-        if unknown := self.columns.keys() - {"title", "question", "answer", "department"}:
-            raise ValueError(f"columns: unknown {', '.join(unknown)}, expected title, question, answer or department")
-        if "answer" not in self.columns or not {"question", "title"} & self.columns.keys():
-            raise ValueError("columns must name at least an answer, and a question or a title")
+        if unknown := self.columns.keys() - set(MAPPED):
+            raise ValueError(f"columns: unknown {', '.join(sorted(unknown))}, expected {', '.join(MAPPED)}")
+        if "turns" not in self.columns and not ("answer" in self.columns and {"question", "title"} & self.columns.keys()):
+            raise ValueError("columns must name the turns, or an answer and a question or a title")
         return self
 
 
@@ -62,6 +75,8 @@ class Counts:
     """What stats.json tells of the converted dialogues beside how many there are."""
 
     mended: Counter = field(default_factory=Counter)  # over duplicates too
+    found: personal.Found = field(default_factory=personal.Found)  # over duplicates and rejects too
+    unread: Counter = field(default_factory=Counter)  # keys of records that nobody reads, likewise
     questions: Counter = field(default_factory=Counter)
     question_characters: Counter = field(default_factory=Counter)
     answer_characters: Counter = field(default_factory=Counter)
@@ -86,35 +101,60 @@ class Chunk:
     """What became of some neighbouring records."""
 
     records: int
+    lines: int  # of the source that they cover
     rows: list[bytes] = field(default_factory=list)
     hashes: list[int] = field(default_factory=list)  # of the rows' texts, 64 bits
     places: list[int] = field(default_factory=list)  # of the rows' records in this chunk
     rejects: list[dict] = field(default_factory=list)
+    preferences: list[bytes] = field(default_factory=list)  # rows that tell which answers are desired
     shapes: dict[str, str] = field(default_factory=dict)  # the first record of each
     counts: Counts = field(default_factory=Counts)
 
 
 def convert(given: list[Record], converted: Converted) -> Chunk:
     """Make of each record one row or one reject."""
-    chunk = Chunk(len(given))
-    for place, (line, source) in enumerate(given):
+    chunk = Chunk(len(given), sum(record.lines for record in given))
+    for place, record in enumerate(given):
         try:
-            dialogue = dialogue_of(line, source, converted, chunk)
-            turns, mended = clean(dialogue.turns, converted.max_turn_characters)
+            screening: Counter = Counter()
+            dialogue = dialogue_of(record.where, record.value, converted, chunk)
+            dialogue = screened(dialogue, converted.personal_data, converted.advertising, screening, chunk.counts.found)
+            opened = sum(1 for _ in takewhile(lambda turn: turn[0] == "assistant", dialogue.turns))
+            opened = 0 if opened == len(dialogue.turns) else opened
+            turns, mended = clean(dialogue.turns[opened:], converted.max_turn_characters)
             system = tidy(dialogue.system or converted.system, mended)
+            mended.update(screening)
+            mended.update({"opened": opened, "thoughts": dialogue.thoughts, "scripts": dialogue.scripts})
+            if dialogue.thoughts and converted.thoughts == "reject":
+                raise Unusable("a thought stands before an answer")
+            chunk.counts.unread.update(dialogue.unread)
+            row = alpaca_row([text for _, text in turns], system, dialogue.department)
+            if dialogue.liked is not None or dialogue.rejected:
+                chunk.preferences.append(preference(row, dialogue, mended))
+            if dialogue.liked is False or dialogue.rejected:
+                raise Unusable(PAIR if dialogue.rejected else UNDESIRED)
         except Unusable as error:
-            chunk.rejects.append({"line": line, "reason": str(error), "text": excerpt(source)})
+            place_of = {name: getattr(record, name) for name in ("line", "lines", "element") if getattr(record, name)}
+            chunk.rejects.append(place_of | {"reason": personal.mask(str(error)), "text": excerpt(record.value, converted)})
             continue
         texts = [text for _, text in turns]
-        chunk.rows.append(orjson.dumps(alpaca_row(texts, system, dialogue.department)))
-        chunk.hashes.append(int.from_bytes(blake2b("\x1f".join(texts).encode(), digest_size=8).digest(), "little"))
+        chunk.rows.append(orjson.dumps(row))
+        chunk.hashes.append(int.from_bytes(blake2b("\x1f".join([system, *texts]).encode(), digest_size=8).digest(), "little"))
         chunk.places.append(place)
         chunk.counts.add(texts)
-        chunk.counts.mended.update(mended)
+        chunk.counts.mended.update(+mended)
     return chunk
 
 
-def dialogue_of(line: int, source: bytes | dict | Broken, converted: Converted, chunk: Chunk) -> Dialogue:
+def preference(row: dict, dialogue: Dialogue, mended: Counter) -> bytes:
+    """Return LLaMA-Factory's row of a labelled answer, or of a pair of which the first is desired."""
+    if not dialogue.rejected:
+        return orjson.dumps(row | {"kto_tag": dialogue.liked}, option=orjson.OPT_APPEND_NEWLINE)
+    pair = {"chosen": row["output"], "rejected": tidy(dialogue.rejected, mended)}
+    return orjson.dumps({name: row[name] for name in row if name != "output"} | pair, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def dialogue_of(where: str, source: bytes | dict | Broken, converted: Converted, chunk: Chunk) -> Dialogue:
     """Read one record in the shape that the parameters name, or that its keys tell."""
     if isinstance(source, Broken):
         raise Unusable(source.reason)
@@ -122,26 +162,49 @@ def dialogue_of(line: int, source: bytes | dict | Broken, converted: Converted, 
         record = orjson.loads(source) if isinstance(source, bytes) else source
     except orjson.JSONDecodeError as error:
         raise Unusable("not JSON in UTF-8") from error
-    if not isinstance(record, dict):
-        raise Unusable("not a JSON object")
     shape = shape_of(record, converted.columns) if converted.format == "auto" else converted.format
     if shape not in chunk.shapes:
-        chunk.shapes[shape] = f"line {line}: {excerpt(source)}"
-    return SHAPES[shape](record, converted.columns)
+        chunk.shapes[shape] = f"{where}: {' '.join(excerpt(source, converted).split())}"
+    if isinstance(source, bytes) and isinstance(record, dict) and (twice := named_twice(source, record)):
+        raise Unusable(f"the key '{twice}' stands in it twice")
+    return read(record, shape, converted.columns, converted.speakers)
 
 
-def excerpt(source: bytes | dict | Broken) -> str:
-    """Return the first characters of a record as it stands in the source."""
+def named_twice(source: bytes, record: dict) -> str | None:
+    """Return a key that the record has twice at its outermost level, of which JSON readers take the last without a word."""
+    if all(source.count(f'"{key}"'.encode()) < 2 for key in record):
+        return None
+    pairs: list[tuple[str, object]] = []
+    json.loads(source, object_pairs_hook=lambda found: pairs.__setitem__(slice(None), found))  # the outermost is the last
+    return next((key for key, count in Counter(key for key, _ in pairs).items() if count > 1), None)
+
+
+def excerpt(source: bytes | dict | Broken, converted: Converted) -> str:
+    """Return the first characters of a record as it stands in the source, personal data masked unless it is kept."""
     if isinstance(source, Broken):
-        return source.text[:SHOWN]
-    text = source if isinstance(source, bytes) else orjson.dumps(source, default=str, option=orjson.OPT_NON_STR_KEYS)
-    return text[: 4 * SHOWN].decode(errors="replace").rstrip()[:SHOWN]
+        text = source.text
+    else:
+        data = source if isinstance(source, bytes) else orjson.dumps(source, default=str, option=orjson.OPT_NON_STR_KEYS)
+        text = data[: 12 * SHOWN].decode(errors="replace")
+    text = text[: 4 * SHOWN].rstrip()
+    return text[:SHOWN] if converted.personal_data == "keep" else personal.excerpt(text, SHOWN)
+
+
+def next_chunk(source: Iterator[Record]) -> list[Record]:
+    """Return the next CHUNK records, or fewer if those are so long that they would fill the memory."""
+    given, length = [], 0
+    for record in islice(source, CHUNK):
+        given.append(record)
+        length += size(record.value)
+        if length > LIMIT:
+            break
+    return given
 
 
 def converted_chunks(source: Iterator[Record], converted: Converted) -> Iterator[tuple[list[Record], Chunk]]:
     """Yield chunks in order with their records, converted by as many processes as there are processors."""
-    first = list(islice(source, CHUNK))
-    if len(first) < CHUNK:
+    first = next_chunk(source)
+    if len(first) < CHUNK and sum(size(record.value) for record in first) <= LIMIT:
         yield first, convert(first, converted)
         return
     with workers() as pool:
@@ -150,7 +213,7 @@ def converted_chunks(source: Iterator[Record], converted: Converted) -> Iterator
         while given or waiting:
             if given:
                 waiting.append((given, pool.apply_async(convert, (given, converted))))
-                given = list(islice(source, CHUNK))
+                given = next_chunk(source)
             if not given or len(waiting) > 2 * (os.cpu_count() or 1):
                 records_of, future = waiting.popleft()
                 yield records_of, future.get()
@@ -161,8 +224,11 @@ class Tally:
     """What was read and written so far; always raw = converted + rejected + duplicates."""
 
     raw: int = 0
+    lines: int = 0  # of the source, and of them those of what the budget counts as rejected
+    rejected_lines: int = 0
     converted: int = 0
     duplicates: int = 0
+    preferences: int = 0  # rows of preferences.jsonl
     reasons: Counter = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
     shapes: dict[str, str] = field(default_factory=dict)
@@ -172,11 +238,14 @@ class Tally:
     def add(self, chunk: Chunk) -> list[bytes]:
         """Count a chunk and return those of its rows that are new."""
         self.raw += chunk.records
+        self.lines += chunk.lines
         self.counts.update(chunk.counts)
         self.shapes = chunk.shapes | self.shapes
+        self.preferences += len(chunk.preferences)
         for reject in chunk.rejects:
             self.reasons[reject["reason"]] += 1
-            self.examples.setdefault(reject["reason"], f"line {reject['line']}: {reject['text']}")
+            self.rejected_lines += reject["lines"] * (reject["reason"] not in SET_ASIDE)
+            self.examples.setdefault(reject["reason"], f"line {reject['line']}: {' '.join(reject['text'].split())}")
         new = self.unseen(chunk.hashes)
         for place in set(range(len(chunk.rows))) - set(new):
             self.counts.take_back(texts_of(orjson.loads(chunk.rows[place])))
@@ -204,6 +273,10 @@ class Tally:
             "shape": next(iter(self.shapes), None),
             "reasons": dict(self.reasons.most_common()),
             "mended": dict(sorted(counts.mended.items())),
+            "personal_data": dict(sorted(counts.found.kinds.items())),
+            "personal_data_examples": dict(sorted(counts.found.examples.items())),
+            "unread": dict(counts.unread.most_common()),
+            "preferences": self.preferences,
             "multi_turn": self.converted - counts.questions[1],
             "questions_per_dialogue": {str(n): counts.questions[n] for n in sorted(counts.questions) if counts.questions[n]},
             "question_characters": percentiles(counts.question_characters),
@@ -236,8 +309,10 @@ def up_to(most: int, tally: Tally, source: Iterator[Record], converted: Converte
             return
 
 
-def write_rows(source: Iterator[Record], converted: Converted, file: BinaryIO, rejects: BinaryIO) -> Tally:
-    """Write rows as JSON Lines or as one JSON array, and rejects as JSON Lines; return the counts."""
+def write_rows(
+    source: Iterator[Record], converted: Converted, file: BinaryIO, rejects: BinaryIO, preferences: BinaryIO
+) -> Tally:
+    """Write rows as JSON Lines or as one JSON array, rejects and preferences as JSON Lines; return the counts."""
     opening, between, closing = (b"", b"\n", b"\n") if converted.output == "jsonl" else (b"[\n", b",\n", b"\n]\n")
     tally = Tally()
     file.write(opening)
@@ -247,6 +322,7 @@ def write_rows(source: Iterator[Record], converted: Converted, file: BinaryIO, r
                 file.write(between if file.tell() > len(opening) else b"")
                 file.write(row)
             rejects.writelines(orjson.dumps(reject, option=orjson.OPT_APPEND_NEWLINE) for reject in chunk.rejects)
+            preferences.writelines(chunk.preferences)
             progress.update(chunk.records)
             if len(tally.shapes) > 1 and converted.format == "auto":
                 raise CommandError(
@@ -260,14 +336,30 @@ def check(tally: Tally, converted: Converted, file: Path) -> None:
     """Stop if nothing is left, or more was rejected than `max_reject_rate`, showing the reasons."""
     if not tally.raw:
         raise CommandError(f"{file}: no records")
-    rate = tally.reasons.total() / tally.raw
+    rejected = tally.reasons.total() - sum(tally.reasons[reason] for reason in SET_ASIDE)
+    by_record, by_line = (rejected, tally.raw, "records"), (tally.rejected_lines, tally.lines, "lines")
+    lost, of, what = max(by_record, by_line, key=lambda counted: counted[0] / counted[1])
+    rate = lost / of
     if rate <= converted.max_reject_rate and tally.converted:
         return
     shown = "; ".join(f"{n} × {reason} ({tally.examples[reason]})" for reason, n in tally.reasons.most_common(3))
     raise CommandError(
-        f"{file}: {tally.reasons.total()} of {tally.raw} records rejected ({rate:.1%}), "
+        f"{file}: {lost} of {of} {what} rejected ({rate:.1%}), "
         f"converted.max_reject_rate allows {converted.max_reject_rate:.1%}: {shown}"
     )
+
+
+def remarks(tally: Tally) -> Iterator[str]:
+    """Yield what a reader should know of the records beside how many there are."""
+    if unread := tally.counts.unread:
+        yield f"keys that nobody reads: {', '.join(f'{key} ({count})' for key, count in unread.most_common(KEYS))}"
+    if thoughts := tally.counts.mended["thoughts"]:
+        yield f"{thoughts} thoughts dropped, as converted.thoughts says"
+    if scripts := tally.counts.mended["scripts"]:
+        yield f"{scripts} texts hold a talk of their own, with marks such as 患者： and 医生： in them; they are left as they are"
+    if tally.preferences:
+        undesired, pairs = (tally.reasons[reason] for reason in SET_ASIDE)
+        yield f"{undesired} undesired answers and {pairs} pairs are no dialogues to learn: see preferences.jsonl"
 
 
 def main() -> None:
@@ -279,12 +371,20 @@ def main() -> None:
         raise CommandError(f"{paths.raw}: no dialogues: run 'dvc repro raw' to fetch them")
     with atomic_path(paths.out) as folder:
         folder.mkdir()
-        rows, rejects = folder / f"dialogues.{converted.output}", folder / "rejects.jsonl"
-        with rows.open("wb") as file, rejects.open("wb") as rejected:
-            tally = write_rows(records(source), converted, file, rejected)
+        names = (f"dialogues.{converted.output}", "rejects.jsonl", "preferences.jsonl")
+        with ExitStack() as opened:
+            tally = write_rows(
+                records(source, converted.columns),
+                converted,
+                *(opened.enter_context((folder / name).open("wb")) for name in names),
+            )
+        if not tally.preferences:
+            (folder / names[-1]).unlink()
         check(tally, converted, source)
         write_json(folder / "stats.json", tally.stats())
         params.ensure_unchanged()
+    for line in remarks(tally):
+        print(f"converted: {line}", file=sys.stderr)
     seconds = time.perf_counter() - began
     print(
         f"converted: {tally.raw} records -> {tally.converted} dialogues, {tally.reasons.total()} rejected, "

@@ -1,5 +1,6 @@
 import json
 from collections import Counter
+from io import BytesIO
 
 import pytest
 from hypothesis import given, settings
@@ -7,13 +8,14 @@ from hypothesis import strategies as st
 
 from stages.converted import CHUNK, Tally, convert, write_rows
 from tests.conftest import ROOT, params_with
+from xinglin.dialogues.reading import Record
 
 GOOD = {"data": ["问：咳嗽怎么办？", "答：多喝温水。", "问：要吃药吗？", "答：先观察。"]}
 
 
 def convert_file(workplace, stage, lines, changes=None, name="dialogues.jsonl"):
     folder = workplace(changes)
-    (folder / "raw").mkdir()
+    (folder / "raw").mkdir(exist_ok=True)
     (folder / "raw" / name).write_bytes(b"".join(line if isinstance(line, bytes) else line.encode() for line in lines))
     return stage("converted", raw="raw", out="converted"), folder / "converted"
 
@@ -74,6 +76,39 @@ def test_json_output_holds_the_same_rows_in_one_array(workplace, stage):
     assert json.loads((lines.parent / "array" / "dialogues.json").read_text(encoding="utf-8")) == one_by_one
 
 
+def test_a_reject_says_how_many_lines_it_covers_and_where_it_stands_in_an_array(workplace, stage):
+    text = json.dumps([GOOD] * 3, indent=1).replace('"data"', '"data" "data"', 1)
+    done, out = convert_file(workplace, stage, [text], {"converted.max_reject_rate": 0.5}, "dialogues.json")
+    assert done.status == 0, done.err
+    (reject,) = map(json.loads, (out / "rejects.jsonl").read_text(encoding="utf-8").splitlines())
+    assert (reject["line"], reject["lines"], reject["element"]) == (2, 8, 1) and reject["text"].startswith("{")
+
+
+@pytest.mark.parametrize(("rate", "status"), [(0.6, 1), (0.8, 0)])
+def test_the_budget_of_rejects_counts_records_or_lines_whichever_is_more(workplace, stage, rate, status):
+    rows = [json.dumps({"data": ["问：只有问题"]}, indent=1), *dumped(GOOD, {"data": ["问：发热", "答：量体温"]})]
+    text = f"[{', '.join(rows)}]"
+    done, _ = convert_file(workplace, stage, [text], {"converted.max_reject_rate": rate}, "dialogues.json")
+    assert done.status == status
+    assert status == 0 or "5 of 7 lines rejected (71.4%)" in done.error
+
+
+def test_columns_may_be_given_by_position(workplace, stage):
+    changes = {"converted.columns": {"question": 1, "answer": 2}}
+    done, out = convert_file(workplace, stage, ["咳嗽,多喝水\n"], changes, "dialogues.csv")
+    assert done.status == 0, done.err
+    row = json.loads((out / "dialogues.jsonl").read_text(encoding="utf-8"))
+    assert (row["instruction"], row["output"]) == ("咳嗽", "多喝水")
+
+
+def test_half_a_pair_of_surrogates_in_an_array_is_a_reject_as_in_lines(workplace, stage):
+    text = json.dumps([GOOD, {"data": ["问：发热", "答：量体温\ud83d"]}])
+    done, out = convert_file(workplace, stage, [text], {"converted.max_reject_rate": 0.5}, "dialogues.json")
+    assert done.status == 0, done.err
+    (reject,) = map(json.loads, (out / "rejects.jsonl").read_text(encoding="utf-8").splitlines())
+    assert "not JSON" in reject["reason"] and reject["element"] == 2
+
+
 def test_max_dialogues_limits_the_rows(workplace, stage):
     records = dumped(*({"data": [f"问：第{i}个", "答：好"]} for i in range(9)))
     _, out = convert_file(workplace, stage, ended(records), {"converted.max_dialogues": 4})
@@ -108,11 +143,11 @@ MESSY = {  # what becomes of each line of data/sample/messy.jsonl that is not co
     13: "not a JSON object",
     14: "not a JSON object",
     15: "no known shape",
-    16: "'data' is not a list",
+    16: "no answer",
     17: "'data' is not a list of texts",
     18: "no answer",
     19: "no answer",
-    20: "it begins with an answer",
+    20: "opened",
     21: "duplicate",
     24: "more than 4000 characters",
     31: "not JSON in UTF-8",
@@ -128,11 +163,11 @@ def test_each_line_of_the_messy_sample_becomes_what_is_said_of_it(workplace, sta
         json.loads((out / "stats.json").read_text()),
         list(map(json.loads, (out / "rejects.jsonl").read_text().splitlines())),
     )
-    expected = {line: reason for line, reason in MESSY.items() if reason not in ("cut", "joined", "duplicate")}
+    expected = {line: reason for line, reason in MESSY.items() if reason not in ("cut", "joined", "opened", "duplicate")}
     assert {reject["line"] for reject in rejects} == set(expected)
     assert all(expected[reject["line"]] in reject["reason"] for reject in rejects)
-    assert (stats["raw"], stats["converted"], stats["duplicates"]) == (32, 16, 1)
-    assert (stats["mended"]["cut"], stats["mended"]["joined"]) == (1, 2)
+    assert (stats["raw"], stats["converted"], stats["duplicates"]) == (32, 17, 1)
+    assert [stats["mended"][rule] for rule in ("cut", "joined", "opened")] == [1, 2, 1]
     rows = [json.loads(line) for line in (out / "dialogues.jsonl").read_text(encoding="utf-8").splitlines()]
     answers = {row["instruction"]: row["output"] for row in rows}
     assert answers["医生说“问：诊”是什么意思"].endswith("“问：哪里不舒服？答：头痛”这样的形式。")
@@ -166,7 +201,7 @@ def test_the_columns_of_a_table_may_be_named(workplace, stage):
 
 
 def numbered(count):
-    return [(i, json.dumps({"data": [f"问：第{i % 7000}位", "答：好"]}).encode()) for i in range(1, count + 1)]
+    return [Record(i, json.dumps({"data": [f"问：第{i % 7000}位", "答：好"]}).encode()) for i in range(1, count + 1)]
 
 
 @pytest.mark.parametrize("most", [None, 3, CHUNK + 5])
@@ -174,7 +209,7 @@ def test_many_chunks_by_many_processes_give_what_one_gives(tmp_path, most):
     settings_ = params_with({"converted.max_dialogues": most}).converted
     source = numbered(5 * CHUNK)
     with (tmp_path / "rows").open("w+b") as rows, (tmp_path / "rejects").open("wb") as rejects:
-        tally = write_rows(iter(source), settings_, rows, rejects)
+        tally = write_rows(iter(source), settings_, rows, rejects, BytesIO())
         rows.seek(0)
         written = rows.read()
     assert written == b"\n".join(convert(source[: most or 7000], settings_).rows) + b"\n"
@@ -212,7 +247,7 @@ RECORD = st.one_of(
 @given(st.lists(RECORD, max_size=12), st.sampled_from(["auto", "huatuo", "alpaca", "sharegpt", "messages", "csv"]))
 def test_raw_is_always_converted_rejected_and_duplicates(found, shape):
     chunk = convert(
-        [(i, json.dumps(record).encode()) for i, record in enumerate(found, 1)],
+        [Record(i, json.dumps(record).encode()) for i, record in enumerate(found, 1)],
         params_with({"converted.format": shape}).converted,
     )
     tally = Tally()
@@ -223,3 +258,71 @@ def test_raw_is_always_converted_rejected_and_duplicates(found, shape):
     assert sum(stats["questions_per_dialogue"].values()) == stats["converted"]
     for row in map(json.loads, rows):
         assert row["instruction"] and row["output"] and all(q and a for q, a in row["history"])
+
+
+def test_what_is_set_aside_is_no_dialogue_and_takes_nothing_of_the_budget(workplace, stage):
+    labelled = [
+        {
+            "messages": [{"role": "user", "content": f"咳嗽{i}天"}, {"role": "assistant", "content": "多喝水"}],
+            "label": i % 3 > 0,
+        }
+        for i in range(9)
+    ]
+    done, out = convert_file(workplace, stage, ended(dumped(*labelled)))
+    assert done.status == 0 and "3 undesired answers" in done.err, done.err
+    stats = json.loads((out / "stats.json").read_text())
+    assert (stats["raw"], stats["converted"], stats["rejected"], stats["preferences"]) == (9, 6, 3, 9)
+    kept = [json.loads(line) for line in (out / "preferences.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [row["kto_tag"] for row in kept] == [i % 3 > 0 for i in range(9)]
+    rows = [json.loads(line)["instruction"] for line in (out / "dialogues.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert rows == [f"咳嗽{i}天" for i in range(9) if i % 3]
+    good = {"instruction": "咳嗽", "output": "多喝水"}
+    pair = {"instruction": "头痛", "input": "", "chosen": "多休息", "rejected": "不知道<|im_end|>", "system": "你是助手"}
+    done, out = convert_file(workplace, stage, ended(dumped(good, pair)))
+    (row,) = [json.loads(line) for line in (out / "preferences.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert (row["chosen"], row["rejected"], row["system"], "output" in row) == (
+        "多休息",
+        "不知道＜|im_end|>",
+        "你是助手",
+        False,
+    )
+    done, out = convert_file(workplace, stage, ended(dumped(GOOD)))
+    assert not (out / "preferences.jsonl").exists()
+
+
+def test_dialogues_that_differ_in_their_system_text_are_two(workplace, stage):
+    alpaca = {"instruction": "头痛", "output": "多休息"}
+    done, out = convert_file(
+        workplace, stage, ended(dumped(*(alpaca | {"system": system} for system in ("中医", "西医", "中医"))))
+    )
+    assert done.status == 0 and len((out / "dialogues.jsonl").read_text().splitlines()) == 2
+
+
+def test_thoughts_are_dropped_and_said_or_their_dialogues_rejected(workplace, stage):
+    lines = ended(
+        dumped({"instruction": "咳嗽", "output": "多喝水"}, {"instruction": "头痛", "output": "<think>想</think>多休息"})
+    )
+    done, out = convert_file(workplace, stage, lines)
+    assert (
+        done.status == 0
+        and "1 thoughts dropped" in done.err
+        and "想" not in (out / "dialogues.jsonl").read_text(encoding="utf-8")
+    )
+    done, out = convert_file(workplace, stage, lines, {"converted.thoughts": "reject"})
+    assert done.status == 1 and "a thought stands before an answer" in done.error
+
+
+def test_keys_that_nobody_reads_are_counted_and_said(workplace, stage):
+    done, out = convert_file(
+        workplace, stage, ended(dumped(GOOD | {"id": 1}, {"data": ["问：a", "答：b"], "id": 2, "url": "x"}))
+    )
+    assert json.loads((out / "stats.json").read_text())["unread"] == {"id": 2, "url": 1}
+    assert "keys that nobody reads: id (2), url (1)" in done.err
+
+
+def test_a_key_that_stands_twice_in_a_record_is_named(workplace, stage):
+    line = '{"question": "头痛", "answer": "A", "answer": "多休息"}'
+    done, _ = convert_file(workplace, stage, [line + "\n"])
+    assert done.status == 1 and "the key 'answer' stands in it twice" in done.error
+    quoted = dumped({"question": '写着"answer"的字', "answer": '"answer"'})
+    assert convert_file(workplace, stage, ended(quoted))[0].status == 0
