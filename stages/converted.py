@@ -356,7 +356,7 @@ def remarks(tally: Tally) -> Iterator[str]:
     if thoughts := tally.counts.mended["thoughts"]:
         yield f"{thoughts} thoughts dropped, as converted.thoughts says"
     if scripts := tally.counts.mended["scripts"]:
-        yield f"{scripts} texts hold a talk of their own, with marks such as 患者： and 医生： in them; they are left as they are"
+        yield f"{scripts} texts hold a talk of their own, with marks such as 患者： and 医生：; they are left whole"
     if tally.preferences:
         undesired, pairs = (tally.reasons[reason] for reason in SET_ASIDE)
         yield f"{undesired} undesired answers and {pairs} pairs are no dialogues to learn: see preferences.jsonl"

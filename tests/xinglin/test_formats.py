@@ -215,7 +215,7 @@ def test_keys_that_nobody_reads_are_named():
 
 def test_any_record_is_read_by_a_mapping_and_the_error_writes_it_out():
     record = {"case": {"ask": ASKED, "replies": [{"words": ANSWERED}]}, "no": 1}
-    with pytest.raises(Unusable, match="question: case.ask"):
+    with pytest.raises(Unusable, match=r"question: case\.ask"):
         read({"case": {"ask": ASKED, "reply": ANSWERED + "好"}, "no": 1})
     assert read(record, {"question": "case.ask", "answer": "case.replies.0.words"}).turns == TURNS
     assert read({"1": ASKED, "2": ANSWERED}, {"question": 1, "answer": 2}).turns == TURNS
