@@ -16,6 +16,7 @@ from pathlib import Path
 from xinglin.cli import CommandError, die_with_parent
 
 LOOK = 2  # seconds
+END_SECONDS = 5  # that a pool may take to end
 LOG_LINES = 15
 
 
@@ -27,15 +28,22 @@ def workers() -> Iterator[Pool]:
     ever for what a killed worker had begun, so that a worker's death ends this process.
     """
     before, left = multiprocessing.active_children(), threading.Event()
-    with multiprocessing.Pool(os.cpu_count(), begin_worker, (os.getpid(),)) as pool:
-        begun = [process for process in multiprocessing.active_children() if process not in before]
-        watch = threading.Thread(target=end_with, args=(begun, left), daemon=True)
-        watch.start()
-        try:
-            yield pool
-        finally:
-            left.set()
-            watch.join()
+    pool = multiprocessing.Pool(os.cpu_count(), begin_worker, (os.getpid(),))
+    begun = [process for process in multiprocessing.active_children() if process not in before]
+    watch = threading.Thread(target=end_with, args=(begun, left), daemon=True)
+    watch.start()
+    try:
+        yield pool
+    finally:
+        left.set()
+        watch.join()
+        ending = threading.Thread(
+            target=pool.terminate, daemon=True
+        )  # which waits for ever for a lock that a worker took along
+        ending.start()
+        ending.join(END_SECONDS)
+        for process in begun:
+            process.kill()
 
 
 def end_with(processes: list[BaseProcess], left: threading.Event) -> None:
