@@ -210,13 +210,17 @@ def converted_chunks(source: Iterator[Record], converted: Converted) -> Iterator
     with workers() as pool:
         waiting: deque[tuple[list[Record], AsyncResult]] = deque()
         given = first
-        while given or waiting:
-            if given:
-                waiting.append((given, pool.apply_async(convert, (given, converted))))
-                given = next_chunk(source)
-            if not given or len(waiting) > 2 * (os.cpu_count() or 1):
-                records_of, future = waiting.popleft()
-                yield records_of, future.get()
+        try:
+            while given or waiting:
+                if given:
+                    waiting.append((given, pool.apply_async(convert, (given, converted))))
+                    given = next_chunk(source)
+                if not given or len(waiting) > 2 * (os.cpu_count() or 1):
+                    records_of, future = waiting.popleft()
+                    yield records_of, future.get()
+        finally:  # a pool that is ended while it hands out a chunk waits for ever for a reader of it (Python 3.11)
+            for _, future in waiting:
+                future.wait()
 
 
 @dataclass

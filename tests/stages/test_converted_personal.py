@@ -47,5 +47,7 @@ def test_kept_personal_data_stays_everywhere(workplace, stage):
 def test_advertising_is_removed_or_rejected(workplace, stage, policy, answers):
     changes = {"converted.advertising": policy, "converted.max_reject_rate": 0.9}
     _, out = convert_file(workplace, stage, ended(RECORDS), changes)
+    mended = json.loads((out / "stats.json").read_text(encoding="utf-8"))["mended"]
+    assert mended.get("advertising", 0) == (policy == "remove")
     rows = [json.loads(line) for line in (out / "dialogues.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [row["output"].removeprefix("[姓名]您好，") for row in rows] == answers

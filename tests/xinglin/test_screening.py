@@ -109,6 +109,7 @@ def test_the_system_text_and_a_rejected_answer_are_screened_too():
         ("？？", "多喝水", "a first question without a word"),
         ("头疼怎么办", "头疼怎么办", "equal to its question"),
         ("头疼", "多喝热水。" * 6, "repeats itself"),
+        ("头疼", "多喝热水" * 6, "repeats itself"),
         ("头疼", "请注意，" + "建议到医院检查，" * 9, "repeats itself"),
     ],
 )
