@@ -124,7 +124,9 @@ def convert(given: list[Record], converted: Converted) -> Chunk:
             turns, mended = clean(dialogue.turns[opened:], converted.max_turn_characters)
             system = tidy(dialogue.system or converted.system, mended)
             mended.update(screening)
-            mended.update({"opened": opened, "thoughts": dialogue.thoughts, "scripts": dialogue.scripts})
+            for rule, count in (("opened", opened), ("thoughts", dialogue.thoughts), ("scripts", dialogue.scripts)):
+                if count:
+                    mended[rule] += count
             if dialogue.thoughts and converted.thoughts == "reject":
                 raise Unusable("a thought stands before an answer")
             chunk.counts.unread.update(dialogue.unread)
@@ -142,7 +144,7 @@ def convert(given: list[Record], converted: Converted) -> Chunk:
         chunk.hashes.append(int.from_bytes(blake2b("\x1f".join([system, *texts]).encode(), digest_size=8).digest(), "little"))
         chunk.places.append(place)
         chunk.counts.add(texts)
-        chunk.counts.mended.update(+mended)
+        chunk.counts.mended.update(mended)
     return chunk
 
 

@@ -39,7 +39,7 @@ class Speakers(NamedTuple):
 
     def pieces(self, text: str) -> list[str]:
         """Return the pieces, each with its mark, into which marks of both speakers divide a text; else the text alone."""
-        if "：" not in text and ":" not in text:
+        if text.count("：") + text.count(":") < 2:
             return [text]
         marks = list(self.within.finditer(text))
         if len({self.roles[named(mark)] for mark in marks}) < 2:
@@ -64,7 +64,7 @@ def speakers(*more: tuple[str, str]) -> Speakers:
     names = "|".join(sorted(map(re.escape, marks), key=len, reverse=True))
     bracketed = rf"[<\[【]\s*({names})\s*[>\]】]"
     mark = rf"(?:{bracketed}\s*[：:]?|({names})\s*[：:])"
-    within = rf"(?:^|(?<=[\s。！？!?>]))(?:</?s>)?{mark}|{bracketed}\s*[：:]"
+    within = rf"(?:^|(?<=[\s。！？!?>]))(?:</?s>)?(?:{bracketed}|({names}))\s*[：:]|{bracketed}\s*[：:]"
     return Speakers(roles, re.compile(rf"\s*(?:</?s>\s*)?{mark}", re.I), re.compile(within, re.I))
 
 
