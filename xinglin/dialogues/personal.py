@@ -1,6 +1,6 @@
 """Personal data in Chinese medical dialogues: found by form, checksum and the word before it, and masked by a word in brackets.
 
-Expressions of our own rather than jionlp or presidio-analyzer: docs/data.md gives the figures.
+Expressions of our own rather than jionlp's: docs/data.md gives the figures.
 """
 
 import re
