@@ -59,7 +59,7 @@ def test_a_request_goes_to_the_server_with_the_fewest_open_ones(tmp_path):
         return answer
 
     asked = [row | {"id": f"{n}-{row['id']}"} for n in range(5) for row in ASKED]
-    with openai_server(counted("quick", 0.01)) as quick, openai_server(counted("slow", 0.3)) as slow:
+    with openai_server(counted("quick", 0.01)) as quick, openai_server(counted("slow", 0.8)) as slow:
         answers.answer_all(
             [slow, quick],
             "tuned",

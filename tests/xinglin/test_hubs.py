@@ -51,9 +51,12 @@ RECORD = """
 import json
 from pathlib import Path
 from xinglin.bases.record import locate, record
+from xinglin.cli import run_command
 from tools.all_params import read_params
-base = read_params().base
-print(json.dumps(record(base, locate(base, Path("none")))))
+def main():
+    base = read_params().base
+    print(json.dumps(record(base, locate(base, Path("none")))))
+run_command(main)
 """
 
 
