@@ -1,17 +1,14 @@
-import multiprocessing
 import os
 import signal
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 
 import psutil
 import pytest
 
 from tests.conftest import ROOT
-from xinglin import cli, files, hardware, processes
+from xinglin import cli, files, hardware
 
 POOL = """
 import sys, time
@@ -163,16 +160,3 @@ def test_only_what_takes_hours_is_shared(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "WORK", tmp_path / ".work")
     assert files.work_folder("adapter", "a").is_relative_to(tmp_path / ".work")
     assert files.work_folder("base", "a").resolve().is_relative_to(tmp_path / "copy")
-
-
-def test_workers_end_even_where_their_pool_waits_for_a_lock_that_died_with_one(monkeypatch):
-    never = threading.Event()
-    monkeypatch.setattr("multiprocessing.pool.Pool.terminate", lambda pool: never.wait())
-    monkeypatch.setattr(processes, "END_SECONDS", 0.2)
-    before, begun = set(multiprocessing.active_children()), time.monotonic()
-    with processes.workers() as pool:
-        assert pool.apply(abs, (-3,)) == 3
-        left = set(multiprocessing.active_children()) - before
-    for process in left:
-        process.join(10)
-    assert left and not any(process.is_alive() for process in left) and time.monotonic() - begun < 10
