@@ -221,3 +221,10 @@ def test_any_record_is_read_by_a_mapping_and_the_error_writes_it_out():
     assert read({"1": ASKED, "2": ANSWERED}, {"question": 1, "answer": 2}).turns == TURNS
     inside = {"case": {"turns": [{"role": "user", "content": ASKED}, {"role": "assistant", "content": ANSWERED}]}}
     assert read(inside, {"turns": "case.turns"}).turns == TURNS
+
+
+def test_an_answer_that_names_a_choice_keeps_its_letter_and_q_beside_a_are_speakers():
+    chosen = [("user", ASKED), ("assistant", "A：多喝水")]
+    assert read({"question": ASKED, "answer": "A：多喝水"}).turns == chosen
+    assert read({"data": [f"问：{ASKED}", "A：多喝水"]}).turns == chosen
+    assert read({"data": [f"Q：{ASKED}", f"A：{ANSWERED}"]}).turns == TURNS

@@ -18,6 +18,7 @@ ALIASES = {  # under which names each part of a record is known
     "system": "system",
 }
 NAMED = {alias: part for part, aliases in ALIASES.items() for alias in aliases.split()}
+RANK = {alias: place for place, alias in enumerate(NAMED)}  # of two names of one part the first counts
 MAPPED = ("title", "question", "answer", "department", "system", "turns")
 TURN_LISTS = ("messages", "conversation", "conversations", "dialogue", "dialog", "turns", "data")
 WHO = ("role", "from", "speaker", "sender")
@@ -298,18 +299,13 @@ def parts(record: Reader, columns: Columns) -> dict[str, str]:
     if columns:
         return {part: str(key) for part, key in columns.items()}
     found: dict[str, str] = {}
-    for key in sorted(record.record, key=lambda key: rank(str(key))):
+    for key in sorted(record.record, key=lambda key: RANK.get(str(key).strip().lower(), len(RANK))):
         part = NAMED.get(str(key).strip().lower())
         if part and part not in found and not empty(record.record[key]):
             found[part] = key
     if "answer" in found:
         one_of(record, "answer", found["answer"])
     return found
-
-
-def rank(key: str) -> int:
-    """Return the place of a key among the names of its part."""
-    return list(NAMED).index(key.strip().lower()) if key.strip().lower() in NAMED else len(NAMED)
 
 
 def one_of(record: Reader, part: str, key: str) -> None:

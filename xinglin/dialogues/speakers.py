@@ -20,6 +20,9 @@ NAMES = {
 ROLES = {name: role for names in (NAMES, MARKS) for role, known in names.items() for name in known.split()}
 
 
+LETTERS = ("q", "a")
+
+
 class Speakers(NamedTuple):
     """The role of each name, and the patterns of the names as marks: before a text, and within one."""
 
@@ -30,10 +33,13 @@ class Speakers(NamedTuple):
     def role(self, name: object) -> str | None:
         return self.roles.get(str(name).strip().strip("<>[]【】").lower())
 
-    def mark(self, text: str) -> tuple[str | None, str]:
-        """Return the role that a mark before the text names (None without one), and the text behind the mark."""
+    def mark(self, text: str, letters: bool = False) -> tuple[str | None, str]:
+        """Return the role that a mark before the text names (None without one), and the text behind the mark.
+
+        Q and A are marks with `letters` only: an answer "A：…" may name a choice.
+        """
         found = self.first.match(text)
-        if not found:
+        if not found or (named(found) in LETTERS and not letters):
             return None, text
         return self.roles[named(found)], text[found.end() :].removesuffix("</s>")
 
@@ -73,7 +79,8 @@ def placed(texts: Sequence[str], speakers: Speakers) -> list[Turn]:
 
     So it is in HuatuoGPT-sft-data-v1, whose own loader goes by place (FreedomIntelligence/HuatuoGPT, scripts/finetune.py).
     """
-    marked = [speakers.mark(text) for text in texts]
+    letters = any((found := speakers.first.match(text)) and named(found) == "q" for text in texts)
+    marked = [speakers.mark(text, letters) for text in texts]
     first = next((place for place, (role, _) in enumerate(marked) if role), None)
     if first is None:
         return [(("user", "assistant")[place % 2], text) for place, text in enumerate(texts)]
