@@ -22,7 +22,7 @@ from app.red_flags import find, notice
 from app.settings import App
 from app.upstream import faults
 from xinglin.dialogues.cleaning import tidy
-from xinglin.dialogues.formats import Unusable
+from xinglin.dialogues.dialogue import Unusable
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
 

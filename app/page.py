@@ -20,7 +20,7 @@ from app.errors import APIError
 from app.login import EXPORT, PATH, user_of
 from app.store import Message, Missing, new_id, pairs
 from xinglin.dialogues.cleaning import tidy
-from xinglin.dialogues.formats import Unusable
+from xinglin.dialogues.dialogue import Unusable
 
 HERE = Path(__file__).parent
 DISCLAIMER = "本页由语言模型回答，不是医生，可能出错，不能代替就诊。紧急情况请立即拨打 120；心理危机请拨打 12356。"

@@ -25,7 +25,7 @@ import orjson
 from xinglin.bases.folder import open_base
 from xinglin.cli import CommandError, run_command, start
 from xinglin.dialogues.cleaning import tidy
-from xinglin.dialogues.formats import Unusable
+from xinglin.dialogues.dialogue import Unusable
 from xinglin.dialogues.reading import Broken, records
 from xinglin.dialogues.rows import texts_of
 from xinglin.files import drop_work, fingerprint, read_json, read_jsonl, work_folder, write_json, write_jsonl

@@ -21,7 +21,8 @@ import orjson
 from tools.all_params import read_params
 from xinglin.cli import CommandError, run_command
 from xinglin.dialogues.cleaning import tidy
-from xinglin.dialogues.formats import Unusable, read, shape_of
+from xinglin.dialogues.dialogue import Unusable
+from xinglin.dialogues.formats import read, shape_of
 from xinglin.dialogues.reading import Broken, records
 from xinglin.dialogues.rows import texts_of
 from xinglin.files import read_jsonl

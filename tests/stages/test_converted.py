@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.converted import CHUNK, Tally, convert, write_rows
+from stages.converted import CHUNK, convert, write_rows
 from tests.conftest import ROOT, params_with
 from xinglin.dialogues.reading import Record
+from xinglin.dialogues.tally import Tally
 
 GOOD = {"data": ["问：咳嗽怎么办？", "答：多喝温水。", "问：要吃药吗？", "答：先观察。"]}
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xinglin.dialogues.cleaning import clean, neutralise, tidy
-from xinglin.dialogues.formats import Unusable
+from xinglin.dialogues.dialogue import Unusable
 
 ROLES = st.sampled_from(["user", "assistant"])
 TEXTS = st.text(

@@ -3,7 +3,8 @@ import contextlib
 import pytest
 
 from xinglin.dialogues import formats
-from xinglin.dialogues.formats import SHAPES, Unusable, shape_of
+from xinglin.dialogues.dialogue import Unusable
+from xinglin.dialogues.formats import SHAPES, shape_of
 
 ASKED, ANSWERED = "咳嗽三天了", "有没有发热？"
 TURNS = [("user", ASKED), ("assistant", ANSWERED)]

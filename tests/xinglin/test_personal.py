@@ -5,7 +5,7 @@ import pytest
 
 from tests.conftest import ROOT
 from xinglin.dialogues.cleaning import NARROW
-from xinglin.dialogues.formats import Unusable
+from xinglin.dialogues.dialogue import Unusable
 from xinglin.dialogues.personal import TOKENS, Found, excerpt, identity, luhn, mask, masked, outline
 
 LINES = (ROOT / "tests" / "xinglin" / "personal.tsv").read_text(encoding="utf-8").splitlines()

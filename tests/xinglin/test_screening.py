@@ -3,7 +3,7 @@ from collections import Counter
 import pytest
 
 from xinglin.dialogues.cleaning import clean, tidy
-from xinglin.dialogues.formats import Dialogue, Unusable
+from xinglin.dialogues.dialogue import Dialogue, Unusable
 from xinglin.dialogues.personal import Found
 from xinglin.dialogues.screening import screened
 

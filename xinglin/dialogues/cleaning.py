@@ -9,7 +9,8 @@ from typing import Any
 
 import jinja2
 
-from xinglin.dialogues.formats import Turn, Unusable
+from xinglin.dialogues.dialogue import Unusable
+from xinglin.dialogues.speakers import Turn
 
 NEUTRAL = Path(__file__).parents[2] / "templates" / "neutral.jinja"
 # Control characters but line feed and tab, marks without width or that turn the writing direction, and no characters at all.

@@ -1,10 +1,11 @@
 """The shapes that source records come in, each a function from a record to a dialogue."""
 
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
-from xinglin.dialogues.speakers import Speakers, Turn, placed, speakers
+from xinglin.dialogues.dialogue import Dialogue, Unusable
+from xinglin.dialogues.reader import SAID, THOUGHTS, Reader, empty, text_of
+from xinglin.dialogues.speakers import Turn, speakers
 
 Columns = Mapping[str, str | int] | None  # which key of a record is its question, answer, …; dots lead into objects and lists
 
@@ -22,7 +23,6 @@ RANK = {alias: place for place, alias in enumerate(NAMED)}  # of two names of on
 MAPPED = ("title", "question", "answer", "department", "system", "turns")
 TURN_LISTS = ("messages", "conversation", "conversations", "dialogue", "dialog", "turns", "data")
 WHO = ("role", "from", "speaker", "sender")
-SAID = ("content", "value", "text", "utterance", "sentence")
 PAIRS = (
     ("human", "assistant"),
     ("user", "assistant"),
@@ -35,140 +35,6 @@ PAIRS = (
     ("问", "答"),
     ("患者", "医生"),
 )
-THOUGHTS = frozenset(
-    [
-        "complex_cot",
-        "reasoning_content",
-        "reasoning",
-        "thinking",
-        "thought",
-        "thoughts",
-        "cot",
-        "chain_of_thought",
-        "think",
-        "思考过程",
-        "思维链",
-    ]
-)
-THOUGHT = re.compile(
-    r"\s*(?:<(think|thinking|thought|reasoning)>.*?</\1>"
-    r"|<\|begin_of_thought\|>.*?<\|end_of_thought\|>|## Thinking\b.*?(?=## Final Response\b))\s*",
-    re.DOTALL,
-)
-SOLUTION = re.compile(r"^\s*(?:<\|begin_of_solution\|>|## Final Response\b)\s*|\s*<\|end_of_solution\|>\s*$")
-MEDIA = ("image", "images", "video", "videos", "audio", "audios")
-FALSE = ("false", "0", "no")
-
-
-class Unusable(Exception):
-    """A record that cannot become a dialogue; the message is the reason that rejects.jsonl gives."""
-
-
-class Dialogue(NamedTuple):
-    """Turns as they stand in the source, and what the record says beside them."""
-
-    turns: list[Turn]
-    system: str = ""
-    department: str = ""
-    thoughts: int = 0  # that stood before or beside answers
-    liked: bool | None = None  # the last answer, as KTO's labels say
-    rejected: str | None = None  # the answer that a pair of preferences puts below the last one
-    unread: tuple[str, ...] = ()  # keys that nobody reads
-    scripts: int = 0  # texts that tell of a talk, with the marks of both speakers
-
-
-class Reader:
-    """One record while it is read: what it holds, and which of its keys were read."""
-
-    def __init__(self, record: dict, speakers: Speakers) -> None:
-        self.record, self.speakers = record, speakers
-        self.read: set[str] = set()
-        self.unread: set[str] = set()
-        self.thoughts = 0
-        self.marked = False  # whether the marks of its speakers were read already
-        self.scripts = 0
-
-    def take(self, key: str) -> Any:
-        self.read.add(key)
-        return self.record.get(key)
-
-    def text(self, key: str) -> str:
-        return text_of(self.take(key), key)
-
-    def dialogue(self, turns: list[Turn], system: str = "", department: str = "") -> Dialogue:
-        """Return the dialogue of `turns` with what else the record says; raises Unusable for what no row can hold."""
-        self.refuse_media_and_tools()
-        liked, rejected = self.preference()
-        turns = [self.unmarked(role, self.without_thought(role, text)) for role, text in turns]
-        self.count_thoughts()
-        unread = {key for key in self.record if key not in self.read and empty(self.record[key]) is False}
-        department = department or text_or_nothing(self.take("department"))
-        unread.discard("department")
-        return Dialogue(
-            turns,
-            system or self.text("system"),
-            department.strip(),
-            self.thoughts,
-            liked,
-            rejected,
-            tuple(sorted(map(str, (unread - {"system"}) | self.unread))),
-            self.scripts,
-        )
-
-    def placed(self, texts: list[str]) -> list[Turn]:
-        """Return the turns of texts without roles of their own, with marks before them, or within where one was not divided."""
-        self.marked = True
-        return placed([piece for text in texts for piece in self.speakers.pieces(text)], self.speakers)
-
-    def unmarked(self, role: str, text: str) -> Turn:
-        """Return a turn without its speaker's mark; a text that tells of a talk, with both speakers' marks, is left whole."""
-        if self.marked:
-            return role, text
-        if len(self.speakers.pieces(text)) > 1:
-            self.scripts += 1
-            return role, text
-        mark, rest = self.speakers.mark(text)
-        return role, rest if mark == role else text
-
-    def refuse_media_and_tools(self) -> None:
-        for key in (*MEDIA, "tools", "functions"):
-            if not empty(self.take(key)):
-                raise Unusable(
-                    f"'{key}': it is about more than text" if key in MEDIA else f"'{key}': a dialogue that calls tools"
-                )
-
-    def preference(self) -> tuple[bool | None, str | None]:
-        """Return what KTO's `kto_tag`, or a `label` of true or false, says of the answer, and a pair's rejected answer."""
-        liked = None
-        if not empty(tag := self.record.get("kto_tag")):
-            self.read.add("kto_tag")
-            liked = str(tag).strip().lower() not in FALSE
-        elif isinstance(label := self.record.get("label"), bool) or str(label).strip().lower() in ("true", "false"):
-            self.read.add("label")
-            liked = str(label).strip().lower() == "true"
-        below = next(
-            (key for key in ("rejected", "rejected_response", "rejected_messages") if not empty(self.record.get(key))), None
-        )
-        return liked, self.answer_of(self.take(below), below) if below else None
-
-    def answer_of(self, value: Any, key: str) -> str:
-        """Return a chosen or rejected answer: a text, a message, or messages of which the last is it."""
-        last = value[-1] if isinstance(value, list) and value else value
-        if isinstance(last, dict):
-            last = next((last[name] for name in SAID if name in last), None)
-        return self.without_thought("assistant", text_of(last, key))
-
-    def without_thought(self, role: str, text: str) -> str:
-        if role == "assistant" and (found := THOUGHT.match(text)):
-            self.thoughts += 1
-            return SOLUTION.sub("", text[found.end() :])
-        return text
-
-    def count_thoughts(self) -> None:
-        for key in self.record:
-            if str(key).lower() in THOUGHTS:
-                self.thoughts += not empty(self.record[key])
-                self.read.add(key)
 
 
 def huatuo(record: Reader, columns: Columns) -> Dialogue:
@@ -404,25 +270,3 @@ def items(value: Any, key: str) -> list:
     if not isinstance(value, list):
         raise Unusable(f"'{key}' is not a list")
     return value
-
-
-def text_of(value: Any, key: str) -> str:
-    """Return a text; a list of OpenAI's content parts is the text of its parts."""
-    if isinstance(value, list) and value and all(isinstance(part, dict) and "type" in part for part in value):
-        if kinds := {str(part["type"]) for part in value} - {"text"}:
-            raise Unusable(f"'{key}' holds more than text: {min(kinds)[:20]}")
-        value = "\n".join(text_of(part.get("text"), key) for part in value)
-    if value is not None and not isinstance(value, str):
-        raise Unusable(f"'{key}' is not a text")
-    return value or ""
-
-
-def text_or_nothing(value: Any) -> str:
-    return value if isinstance(value, str) else ""
-
-
-def empty(value: Any) -> bool:
-    """Say whether a key holds nothing."""
-    return value is None or (
-        isinstance(value, str | Sequence | Mapping) and not (value.strip() if isinstance(value, str) else value)
-    )

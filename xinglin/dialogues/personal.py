@@ -12,7 +12,7 @@ from functools import partial
 from typing import Literal, NamedTuple
 
 from xinglin.dialogues.cleaning import CONTROL, NARROW
-from xinglin.dialogues.formats import Unusable
+from xinglin.dialogues.dialogue import Unusable
 
 Policy = Literal["mask", "reject", "keep"]
 

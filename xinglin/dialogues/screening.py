@@ -7,7 +7,7 @@ from typing import Literal
 
 from xinglin.dialogues import personal
 from xinglin.dialogues.cleaning import UNCLEAN, changed, tidy
-from xinglin.dialogues.formats import Dialogue, Unusable
+from xinglin.dialogues.dialogue import Dialogue, Unusable
 
 Advertising = Literal["remove", "reject", "keep"]
 
