@@ -3,231 +3,166 @@
 Usage: stages/run converted --raw data/raw --out data/converted
 """
 
-import json
 import os
 import sys
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack
-from hashlib import blake2b
-from itertools import islice, takewhile
+from itertools import chain
 from multiprocessing.pool import AsyncResult
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
+import numpy as np
 import orjson
-from pydantic import model_validator
 from tqdm import tqdm
 
 from xinglin.cli import CommandError, run_command, start
-from xinglin.dialogues import personal
-from xinglin.dialogues.cleaning import clean, tidy
-from xinglin.dialogues.dialogue import Dialogue, Unusable
-from xinglin.dialogues.formats import MAPPED, read, shape_of
-from xinglin.dialogues.reading import Broken, Record, records
-from xinglin.dialogues.record import LIMIT, size
-from xinglin.dialogues.rows import alpaca_row
-from xinglin.dialogues.screening import Advertising, screened
-from xinglin.dialogues.tally import PAIR, SET_ASIDE, UNDESIRED, Chunk, Tally
+from xinglin.dialogues import licences
+from xinglin.dialogues.batches import POINTS, Batch, Origin, batches, point
+from xinglin.dialogues.conversion import Converted, convert
+from xinglin.dialogues.reading import Record, kind_of, records
+from xinglin.dialogues.sources import Source, Sources, read_sources
+from xinglin.dialogues.tally import SET_ASIDE, Chunk, SourceTally, Tally
 from xinglin.files import atomic_path, write_json
-from xinglin.params import Count, ParamsFile, Section, Share
+from xinglin.params import ParamsFile
 from xinglin.processes import workers
 
-SHOWN = 200  # characters of a rejected record that rejects.jsonl shows
 KEYS = 20  # that nobody reads, named on the screen
-CHUNK = 2000  # records that a process converts at once
-
-
-class Converted(Section):
-    format: Literal["auto", "huatuo", "alpaca", "sharegpt", "messages", "csv"]
-    columns: dict[str, str | int] | None
-    speakers: dict[str, Literal["user", "assistant", "system"]]
-    thoughts: Literal["drop", "reject"]
-    output: Literal["jsonl", "json"]
-    system: str
-    max_dialogues: Count | None
-    max_turn_characters: Count
-    personal_data: personal.Policy
-    advertising: Advertising
-    max_reject_rate: Share
-
-    @model_validator(mode="after")
-    def columns_suffice(self) -> "Converted":
-        if self.columns is None:
-            return self
-        if unknown := self.columns.keys() - set(MAPPED):
-            raise ValueError(f"columns: unknown {', '.join(sorted(unknown))}, expected {', '.join(MAPPED)}")
-        if "turns" not in self.columns and not ("answer" in self.columns and {"question", "title"} & self.columns.keys()):
-            raise ValueError("columns must name the turns, or an answer and a question or a title")
-        return self
 
 
 class Params(ParamsFile):
     converted: Converted
 
 
-def convert(given: list[Record], converted: Converted) -> Chunk:
-    """Make of each record one row or one reject."""
-    chunk = Chunk(len(given), sum(record.lines for record in given))
-    for place, record in enumerate(given):
-        try:
-            screening: Counter = Counter()
-            dialogue = dialogue_of(record.where, record.value, converted, chunk)
-            dialogue = screened(dialogue, converted.personal_data, converted.advertising, screening, chunk.counts.found)
-            opened = sum(1 for _ in takewhile(lambda turn: turn[0] == "assistant", dialogue.turns))
-            opened = 0 if opened == len(dialogue.turns) else opened
-            turns, mended = clean(dialogue.turns[opened:], converted.max_turn_characters)
-            system = tidy(dialogue.system or converted.system, mended)
-            mended.update(screening)
-            for rule, count in (("opened", opened), ("thoughts", dialogue.thoughts), ("scripts", dialogue.scripts)):
-                if count:
-                    mended[rule] += count
-            if dialogue.thoughts and converted.thoughts == "reject":
-                raise Unusable("a thought stands before an answer")
-            chunk.counts.unread.update(dialogue.unread)
-            row = alpaca_row([text for _, text in turns], system, dialogue.department)
-            if dialogue.liked is not None or dialogue.rejected:
-                chunk.preferences.append(preference(row, dialogue, mended))
-            if dialogue.liked is False or dialogue.rejected:
-                raise Unusable(PAIR if dialogue.rejected else UNDESIRED)
-        except Unusable as error:
-            place_of = {name: getattr(record, name) for name in ("line", "lines", "element") if getattr(record, name)}
-            chunk.rejects.append(place_of | {"reason": personal.mask(str(error)), "text": excerpt(record.value, converted)})
-            continue
-        texts = [text for _, text in turns]
-        chunk.rows.append(orjson.dumps(row))
-        chunk.hashes.append(int.from_bytes(blake2b("\x1f".join([system, *texts]).encode(), digest_size=8).digest(), "little"))
-        chunk.places.append(place)
-        chunk.counts.add(texts)
-        chunk.counts.mended.update(mended)
-    return chunk
-
-
-def preference(row: dict, dialogue: Dialogue, mended: Counter) -> bytes:
-    """Return LLaMA-Factory's row of a labelled answer, or of a pair of which the first is desired."""
-    if not dialogue.rejected:
-        return orjson.dumps(row | {"kto_tag": dialogue.liked}, option=orjson.OPT_APPEND_NEWLINE)
-    pair = {"chosen": row["output"], "rejected": tidy(dialogue.rejected, mended)}
-    return orjson.dumps({name: row[name] for name in row if name != "output"} | pair, option=orjson.OPT_APPEND_NEWLINE)
-
-
-def dialogue_of(where: str, source: bytes | dict | Broken, converted: Converted, chunk: Chunk) -> Dialogue:
-    """Read one record in the shape that the parameters name, or that its keys tell."""
-    if isinstance(source, Broken):
-        raise Unusable(source.reason)
-    try:
-        record = orjson.loads(source) if isinstance(source, bytes) else source
-    except orjson.JSONDecodeError as error:
-        raise Unusable("not JSON in UTF-8") from error
-    shape = shape_of(record, converted.columns) if converted.format == "auto" else converted.format
-    if shape not in chunk.shapes:
-        chunk.shapes[shape] = f"{where}: {' '.join(excerpt(source, converted).split())}"
-    if isinstance(source, bytes) and isinstance(record, dict) and (twice := named_twice(source, record)):
-        raise Unusable(f"the key '{twice}' stands in it twice")
-    return read(record, shape, converted.columns, converted.speakers)
-
-
-def named_twice(source: bytes, record: dict) -> str | None:
-    """Return a key that the record has twice at its outermost level, of which JSON readers take the last without a word."""
-    if all(source.count(f'"{key}"'.encode()) < 2 for key in record):
-        return None
-    pairs: list[tuple[str, object]] = []
-    json.loads(source, object_pairs_hook=lambda found: pairs.__setitem__(slice(None), found))  # the outermost is the last
-    return next((key for key, count in Counter(key for key, _ in pairs).items() if count > 1), None)
-
-
-def excerpt(source: bytes | dict | Broken, converted: Converted) -> str:
-    """Return the first characters of a record as it stands in the source, personal data masked unless it is kept."""
-    if isinstance(source, Broken):
-        text = source.text
-    else:
-        data = source if isinstance(source, bytes) else orjson.dumps(source, default=str, option=orjson.OPT_NON_STR_KEYS)
-        text = data[: 12 * SHOWN].decode(errors="replace")
-    text = text[: 4 * SHOWN].rstrip()
-    return text[:SHOWN] if converted.personal_data == "keep" else personal.excerpt(text, SHOWN)
-
-
-def next_chunk(source: Iterator[Record]) -> list[Record]:
-    """Return the next CHUNK records, or fewer if those are so long that they would fill the memory."""
-    given, length = [], 0
-    for record in islice(source, CHUNK):
-        given.append(record)
-        length += size(record.value)
-        if length > LIMIT:
+def converted_batches(given: Iterator[Batch], converted: Converted) -> Iterator[tuple[Batch, Chunk]]:
+    """Yield batches in order with what became of them; from the first full one on as many processes as processors convert."""
+    first = None
+    for batch in given:
+        if batch.full:
+            first = batch
             break
-    return given
-
-
-def converted_chunks(source: Iterator[Record], converted: Converted) -> Iterator[tuple[list[Record], Chunk]]:
-    """Yield chunks in order with their records, converted by as many processes as there are processors."""
-    first = next_chunk(source)
-    if len(first) < CHUNK and sum(size(record.value) for record in first) <= LIMIT:
-        yield first, convert(first, converted)
+        yield batch, convert(batch, converted)
+    if first is None:
         return
     with workers() as pool:
-        waiting: deque[tuple[list[Record], AsyncResult]] = deque()
-        given = first
+        waiting: deque[tuple[Batch, AsyncResult]] = deque()
         try:
-            while given or waiting:
-                if given:
-                    waiting.append((given, pool.apply_async(convert, (given, converted))))
-                    given = next_chunk(source)
-                if not given or len(waiting) > 2 * (os.cpu_count() or 1):
-                    records_of, future = waiting.popleft()
-                    yield records_of, future.get()
+            for batch in chain([first], given):
+                waiting.append((batch, pool.apply_async(convert, (batch, converted))))
+                if len(waiting) > 2 * (os.cpu_count() or 1):
+                    batch_of, future = waiting.popleft()
+                    yield batch_of, future.get()
+            while waiting:
+                batch_of, future = waiting.popleft()
+                yield batch_of, future.get()
         finally:  # a pool that is ended while it hands out a chunk waits for ever for a reader of it (Python 3.11)
             for _, future in waiting:
                 future.wait()
 
 
-def up_to(most: int, tally: Tally, source: Iterator[Record], converted: Converted) -> Iterator[Chunk]:
+def up_to(most: int, tally: Tally, given: Iterator[Batch], converted: Converted) -> Iterator[Chunk]:
     """Yield chunks until `tally`, to which each is added meanwhile, counts `most` dialogues; duplicates are made up for."""
-    for given, chunk in converted_chunks(source, converted):
+    for batch, chunk in converted_batches(given, converted):
         while len(chunk.rows) > most - tally.converted:
             cut = chunk.places[most - tally.converted - 1] + 1
-            yield convert(given[:cut], converted)
-            given = given[cut:]
+            yield convert(batch._replace(records=batch.records[:cut]), converted)
+            batch = batch._replace(records=batch.records[cut:], left_out=0)
             if tally.converted == most:
                 return
-            chunk = convert(given, converted)
+            chunk = convert(batch, converted)
         yield chunk
         if tally.converted == most:
             return
 
 
+def drawn(folder: Path, sources: Sources, converted: Converted) -> Iterator[Batch]:
+    """Yield the records of all sources, one source after the other, without those that its share and limit leave out."""
+    keys = keys_beside(folder, sources)
+    bounds = {source.name: bound(folder, source, sources.seed, converted) for source in sources.sources}
+    for source in sources.sources:
+        for origin, records_of in files_of(folder, source, converted, keys):
+            yield from batches(records_of, origin, bounds[source.name], sources.seed)
+
+
+def files_of(
+    folder: Path, source: Source, converted: Converted, keys: tuple[str, ...] = ()
+) -> Iterator[tuple[Origin, Iterator[Record]]]:
+    for file in source.files:
+        yield Origin(source.name, file.file, file.part, keys), records(folder / file.file, converted.columns)
+
+
+def keys_beside(folder: Path, sources: Sources) -> tuple[str, ...]:
+    """Return which of element and part the rows tell: the one if a file is an array, the other if one is a part."""
+    files = [file for source in sources.sources for file in source.files]
+    arrays = (next(records(folder / file.file), None) for file in files if kind_of(Path(file.file))[0] in (".json", ".jsonl"))
+    is_array, has_part = any(first and first.element for first in arrays), any(file.part for file in files)
+    return ("element",) * is_array + ("part",) * has_part
+
+
+def bound(folder: Path, source: Source, seed: int, converted: Converted) -> int:
+    """Return the largest point that is drawn: as the share says, and no larger than the limit's last dialogue has.
+
+    A dialogue counts once, so that a limit within what the source has gives just as many, whatever is rejected.
+    """
+    most = POINTS if source.share == 1 else int(source.share * POINTS)
+    if source.limit is None:
+        return most
+    points, hashes = [], []
+    for origin, records_of in files_of(folder, source, converted):
+        for batch, chunk in converted_batches(batches(records_of, origin, most, seed), converted):
+            points += [point(batch.records[place], seed) for place in chunk.places]
+            hashes += chunk.hashes
+    order = np.argsort(np.array(points, np.uint64), kind="stable")
+    _, first = np.unique(np.array(hashes, np.uint64)[order], return_index=True)
+    if len(first) <= source.limit:
+        return most
+    return int(np.array(points, np.uint64)[order][np.sort(first)[source.limit - 1]])
+
+
 def write_rows(
-    source: Iterator[Record], converted: Converted, file: BinaryIO, rejects: BinaryIO, preferences: BinaryIO
+    given: Iterator[Batch],
+    converted: Converted,
+    file: BinaryIO,
+    rejects: BinaryIO,
+    duplicates: BinaryIO,
+    preferences: BinaryIO,
 ) -> Tally:
-    """Write rows as JSON Lines or as one JSON array, rejects and preferences as JSON Lines; return the counts."""
+    """Write rows as JSON Lines or as one JSON array, what is no row as JSON Lines; return the counts."""
     opening, between, closing = (b"", b"\n", b"\n") if converted.output == "jsonl" else (b"[\n", b",\n", b"\n]\n")
     tally = Tally()
     file.write(opening)
     with tqdm(desc="converted", unit=" records", mininterval=1, disable=None) as progress:
-        for chunk in up_to(converted.max_dialogues or sys.maxsize, tally, source, converted):
-            for row in tally.add(chunk):
+        for chunk in up_to(converted.max_dialogues or sys.maxsize, tally, given, converted):
+            rows, twins = tally.add(chunk)
+            for row in rows:
                 file.write(between if file.tell() > len(opening) else b"")
                 file.write(row)
-            rejects.writelines(orjson.dumps(reject, option=orjson.OPT_APPEND_NEWLINE) for reject in chunk.rejects)
+            for output, found in ((rejects, chunk.rejects), (duplicates, twins)):
+                output.writelines(orjson.dumps(one, option=orjson.OPT_APPEND_NEWLINE) for one in found)
             preferences.writelines(chunk.preferences)
             progress.update(chunk.records)
-            if len(tally.shapes) > 1 and converted.format == "auto":
+            shapes = tally.sources[chunk.origin.source].shapes[chunk.origin.file]
+            if len(shapes) > 1 and converted.format == "auto":
                 raise CommandError(
-                    f"several shapes in one file: {'; '.join(f'{shape}, {first}' for shape, first in tally.shapes.items())}"
+                    f"{chunk.origin.file}: several shapes in one file: "
+                    f"{'; '.join(f'{shape}, {first}' for shape, first in shapes.items())}"
                 )
     file.write(closing)
     return tally
 
 
-def check(tally: Tally, converted: Converted, file: Path) -> None:
-    """Stop if nothing is left, or more was rejected than `max_reject_rate`, showing the reasons."""
+def check(tally: SourceTally, converted: Converted, file: Path) -> None:
+    """Stop if nothing is left of a source, or more was rejected than `max_reject_rate`, showing the reasons."""
     if not tally.raw:
-        raise CommandError(f"{file}: no records")
+        drew_none = f": its share draws none of {tally.left_out}, raise it" if tally.left_out else ""
+        raise CommandError(f"{file}: no records{drew_none}")
     rejected = tally.reasons.total() - sum(tally.reasons[reason] for reason in SET_ASIDE)
     by_record, by_line = (rejected, tally.raw, "records"), (tally.rejected_lines, tally.lines, "lines")
     lost, of, what = max(by_record, by_line, key=lambda counted: counted[0] / counted[1])
     rate = lost / of
-    if rate <= converted.max_reject_rate and tally.converted:
+    if rate <= converted.max_reject_rate and (tally.converted or tally.duplicates):
         return
     shown = "; ".join(f"{n} × {reason} ({tally.examples[reason]})" for reason, n in tally.reasons.most_common(3))
     raise CommandError(
@@ -236,8 +171,37 @@ def check(tally: Tally, converted: Converted, file: Path) -> None:
     )
 
 
-def remarks(tally: Tally) -> Iterator[str]:
+def check_all(tally: Tally, sources: Sources, converted: Converted, folder: Path) -> None:
+    """Check each source that max_dialogues lets come to its turn."""
+    for source in sources.sources:
+        if source.name in tally.sources or tally.converted != converted.max_dialogues:
+            name = source.files[0].file if len(source.files) == 1 else source.name
+            check(tally.sources.get(source.name, SourceTally()), converted, folder / name)
+
+
+def stats(tally: Tally, sources: Sources) -> dict:
+    """Return the counts of all, and of each source with its licence: a release may ask whether all `terms` are permissive."""
+    told = [
+        {
+            **source.model_dump(exclude={"files"}),
+            "terms": licences.terms(source.licence),
+            "files": [file.file for file in source.files],
+            **tally.sources.get(source.name, SourceTally()).stats(),
+        }
+        for source in sources.sources
+    ]
+    return tally.stats() | {"sources": told}
+
+
+def remarks(tally: Tally, sources: Sources) -> Iterator[str]:
     """Yield what a reader should know of the records beside how many there are."""
+    for source in sources.sources:
+        one = tally.sources.get(source.name, SourceTally())
+        if len(sources.sources) > 1 or one.left_out:
+            yield (
+                f"{source.name}: {one.raw} records -> {one.converted} dialogues, {one.reasons.total()} rejected, "
+                f"{one.duplicates} duplicates; {one.left_out} more left out by its share and limit"
+            )
     if unread := tally.counts.unread:
         yield f"keys that nobody reads: {', '.join(f'{key} ({count})' for key, count in unread.most_common(KEYS))}"
     if thoughts := tally.counts.mended["thoughts"]:
@@ -253,24 +217,22 @@ def main() -> None:
     paths = start(__doc__, "raw", "out")
     params, began = Params.read(), time.perf_counter()
     converted = params.converted
-    source = next(iter(sorted(paths.raw.glob("dialogues.*"))), None)
-    if source is None:
-        raise CommandError(f"{paths.raw}: no dialogues: run 'dvc repro raw' to fetch them")
+    sources = read_sources(paths.raw)
     with atomic_path(paths.out) as folder:
         folder.mkdir()
-        names = (f"dialogues.{converted.output}", "rejects.jsonl", "preferences.jsonl")
+        names = (f"dialogues.{converted.output}", "rejects.jsonl", "duplicates.jsonl", "preferences.jsonl")
         with ExitStack() as opened:
             tally = write_rows(
-                records(source, converted.columns),
+                drawn(paths.raw, sources, converted),
                 converted,
                 *(opened.enter_context((folder / name).open("wb")) for name in names),
             )
         if not tally.preferences:
             (folder / names[-1]).unlink()
-        check(tally, converted, source)
-        write_json(folder / "stats.json", tally.stats())
+        check_all(tally, sources, converted, paths.raw)
+        write_json(folder / "stats.json", stats(tally, sources))
         params.ensure_unchanged()
-    for line in remarks(tally):
+    for line in remarks(tally, sources):
         print(f"converted: {line}", file=sys.stderr)
     seconds = time.perf_counter() - began
     print(

@@ -8,9 +8,9 @@ from pydantic import ConfigDict, Field
 from app.settings import App, Serve
 from evaluations.exam import Exam
 from evaluations.judgements import Judgements
-from stages.converted import Converted
 from stages.merged import Merged
 from stages.split import Split
+from xinglin.dialogues.conversion import Converted
 from xinglin.hubs.settings import Base, Raw
 from xinglin.params import ParamsFile
 from xinglin.scoring.settings import Metrics

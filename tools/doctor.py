@@ -56,8 +56,9 @@ def build() -> str:
 def missing(params: Params) -> list[str]:
     """Return a line for each thing that the active parameters need and this machine lacks."""
     lacks = []
-    if params.raw.source == "path" and not Path(params.raw.path or "").expanduser().is_file():
-        lacks.append(f"raw.path: {params.raw.path}: no such file")
+    for place, source in params.raw.all_sources.items():
+        absent = [path for path in source.path or [] if not Path(path).expanduser().exists()]
+        lacks += [f"{place}.path: {path}: no such file" for path in absent]
     if params.base.source == "path" and not Path(params.base.path or "").expanduser().is_dir():
         lacks.append(f"base.path: {params.base.path}: no such folder")
     if params.base.on_a_hub and not cards():
@@ -85,7 +86,8 @@ def main() -> None:
         print(f"{name:14}{value}")
     params = read_params()
     base = params.base.model if params.base.on_a_hub else {"path": params.base.path}.get(params.base.source, params.base.source)
-    print(f"{'active':14}raw {params.raw.source}, base {base}, {params.adapter.template}")
+    raw = " + ".join(source.name for source in params.raw.sources) or params.raw.source
+    print(f"{'active':14}raw {raw}, base {base}, {params.adapter.template}")
     for line in missing(params) or ["nothing"]:
         print(f"{'missing':14}{line}")
 

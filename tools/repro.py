@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from xinglin.bases.folder import sha256
-from xinglin.cli import run_command
+from xinglin.cli import CommandError, run_command
+from xinglin.dialogues.sources import NAME, data_files, own_parts, read_sources
 from xinglin.files import read_json
 from xinglin.hubs.settings import Base, Raw
 from xinglin.params import ParamsFile
@@ -26,11 +27,23 @@ class Params(ParamsFile):
     base: Base
 
 
+def other_files(raw: Raw) -> Iterator[bool]:
+    """Yield for each source that lies here whether it has other files than were read: a new name for one changes nothing."""
+    read = {source.name: source.files for source in read_sources(RAW).sources}
+    for place, source in raw.all_sources.items():
+        if source.source == "path" and source.name in read:
+            try:
+                files = data_files(source.path or [], place)
+            except CommandError:  # it is not here now: what was read stands
+                continue
+            parts = [source.part] * len(files) if source.part else own_parts(files)
+            now = {(sha256(file), part) for file, part in zip(files, parts, strict=True)}
+            yield now != {(file.sha256, file.part) for file in read[source.name]}
+
+
 def changed(params: Params) -> Iterator[str]:
     """Yield the stages whose source has another content than they read, as far as it is here."""
-    source = Path(params.raw.path or "").expanduser()
-    read = next(RAW.glob("dialogues*"), None)
-    if params.raw.source == "path" and source.is_file() and read and sha256(source) != sha256(read):
+    if (RAW / NAME).is_file() and any(other_files(params.raw)):
         yield "raw"
     if params.base.source == "path" and BASE.is_file():
         folder = Path(params.base.path or "").expanduser()

@@ -7,7 +7,7 @@ Usage: class Params(ParamsFile):
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 from ruamel.yaml import YAML
@@ -128,5 +128,5 @@ def elsewhere(key: str, values: dict) -> list[str]:
 def known_keys(model: Any, place: list[str]) -> list[str]:
     """Return the keys that the section at `place` of `model` may have."""
     for part in place:
-        model = model.model_fields[part].annotation
+        model = get_args(model)[0] if get_origin(model) is list else model.model_fields[part].annotation
     return list(model.model_fields)

@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.converted import CHUNK, convert, write_rows
+from stages.converted import write_rows
 from tests.conftest import ROOT, params_with
+from xinglin.dialogues.batches import BATCH, Batch, batches
+from xinglin.dialogues.conversion import convert
 from xinglin.dialogues.reading import Record
 from xinglin.dialogues.tally import Tally
 
@@ -40,6 +42,8 @@ def test_a_dialogue_becomes_llamafactorys_alpaca_row(workplace, stage):
         "system": "你是医疗助手",
         "history": [["咳嗽怎么办？", "多喝温水。"]],
         "department": "",
+        "source": "dialogues.jsonl",
+        "line": 1,
     }
 
 
@@ -205,16 +209,16 @@ def numbered(count):
     return [Record(i, json.dumps({"data": [f"问：第{i % 7000}位", "答：好"]}).encode()) for i in range(1, count + 1)]
 
 
-@pytest.mark.parametrize("most", [None, 3, CHUNK + 5])
+@pytest.mark.parametrize("most", [None, 3, BATCH + 5])
 def test_many_chunks_by_many_processes_give_what_one_gives(tmp_path, most):
     settings_ = params_with({"converted.max_dialogues": most}).converted
-    source = numbered(5 * CHUNK)
+    source = numbered(5 * BATCH)
     with (tmp_path / "rows").open("w+b") as rows, (tmp_path / "rejects").open("wb") as rejects:
-        tally = write_rows(iter(source), settings_, rows, rejects, BytesIO())
+        tally = write_rows(batches(source), settings_, rows, rejects, BytesIO(), BytesIO())
         rows.seek(0)
         written = rows.read()
-    assert written == b"\n".join(convert(source[: most or 7000], settings_).rows) + b"\n"
-    assert (tally.raw, tally.converted, tally.duplicates) == ((most, most, 0) if most else (5 * CHUNK, 7000, 5 * CHUNK - 7000))
+    assert written == b"\n".join(convert(Batch(source[: most or 7000]), settings_).rows) + b"\n"
+    assert (tally.raw, tally.converted, tally.duplicates) == ((most, most, 0) if most else (5 * BATCH, 7000, 5 * BATCH - 7000))
     assert tally.counts.questions.total() == tally.converted
 
 
@@ -248,11 +252,12 @@ RECORD = st.one_of(
 @given(st.lists(RECORD, max_size=12), st.sampled_from(["auto", "huatuo", "alpaca", "sharegpt", "messages", "csv"]))
 def test_raw_is_always_converted_rejected_and_duplicates(found, shape):
     chunk = convert(
-        [Record(i, json.dumps(record).encode()) for i, record in enumerate(found, 1)],
+        Batch([Record(i, json.dumps(record).encode()) for i, record in enumerate(found, 1)]),
         params_with({"converted.format": shape}).converted,
     )
     tally = Tally()
-    rows = tally.add(chunk)
+    rows, twins = tally.add(chunk)
+    assert len(twins) == tally.duplicates
     stats = tally.stats()
     assert stats["raw"] == len(found) == stats["converted"] + stats["rejected"] + stats["duplicates"]
     assert len(rows) == stats["converted"] and len(chunk.rejects) == stats["rejected"] == Counter(stats["reasons"]).total()

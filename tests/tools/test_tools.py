@@ -320,10 +320,8 @@ def test_the_board_holds_the_adapter_on_its_base_or_the_tuned_model_alone(workpl
     assert board.settings() == {"model_name_or_path": "models/adapter", "template": "qwen"}
 
 
-def test_a_source_that_changed_under_its_name_is_read_again(workplace, tmp_path):
-    for where in ("mine.jsonl", "data/raw/dialogues.jsonl"):
-        (tmp_path / where).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / where).write_text("one\n")
+def test_a_source_that_changed_under_its_name_is_read_again(workplace, stage, tmp_path):
+    (tmp_path / "mine.jsonl").write_text("one\n")
     shutil.copytree(ROOT / "models" / "tiny", tmp_path / "base")
     files = {
         file.name: {"bytes": file.stat().st_size, "sha256": file_sha256(file)} for file in (tmp_path / "base").glob("*.json")
@@ -336,12 +334,32 @@ def test_a_source_that_changed_under_its_name_is_read_again(workplace, tmp_path)
         "base.path": str(tmp_path / "base"),
     }
     workplace(named)
+    assert stage("raw", sample="none", out="data/raw").status == 0
     assert list(repro.changed(repro.Params.read())) == []
     (tmp_path / "mine.jsonl").write_text("one\ntwo\n")
     (tmp_path / "base" / "config.json").write_text("{}")
     assert list(repro.changed(repro.Params.read())) == ["raw", "base"]
     workplace(named | {"raw.source": "sample", "base.source": "tiny"})
     assert list(repro.changed(repro.Params.read())) == []
+
+
+def test_of_several_sources_changed_bytes_are_read_again_and_a_new_name_is_not(workplace, stage, tmp_path):
+    (tmp_path / "folder").mkdir()
+    for name in ("one.jsonl", "folder/a.jsonl", "folder/b.jsonl"):
+        (tmp_path / name).write_text(f"{name}\n")
+    own = [{"name": "one", "source": "path", "path": "one.jsonl"}, {"name": "two", "source": "path", "path": "folder"}]
+    workplace({"raw.sources": own})
+    assert stage("raw", sample="none", out="data/raw").status == 0
+    (tmp_path / "folder" / "b.jsonl").rename(tmp_path / "folder" / "c.jsonl")
+    assert list(repro.changed(repro.Params.read())) == []
+    (tmp_path / "folder" / "c.jsonl").rename(tmp_path / "folder" / "test.jsonl")  # a part by its name now
+    assert list(repro.changed(repro.Params.read())) == ["raw"]
+    (tmp_path / "folder" / "test.jsonl").rename(tmp_path / "folder" / "b.jsonl")
+    (tmp_path / "folder" / "more.jsonl").write_text("more\n")
+    assert list(repro.changed(repro.Params.read())) == ["raw"]
+    (tmp_path / "folder" / "more.jsonl").unlink()
+    (tmp_path / "one.jsonl").write_text("other\n")
+    assert list(repro.changed(repro.Params.read())) == ["raw"]
 
 
 @pytest.mark.parametrize("status", [0, 3])

@@ -12,6 +12,8 @@ from xinglin.files import atomic_path
 from xinglin.params import ParamsFile
 from xinglin.training.settings import Adapter
 
+MINE = {"name": "mine", "source": "path", "path": "a.jsonl"}
+
 
 @pytest.mark.parametrize(
     ("change", "words"),
@@ -23,6 +25,17 @@ from xinglin.training.settings import Adapter
         ({"adapter.template": "a template"}, ["adapter.template", "'a template'"]),
         ({"split.ratios.test": 0.5}, ["split.ratios", "must be 1", "1.3"]),
         ({"raw.source": "path"}, ["raw", "raw.path"]),
+        ({"raw.path": []}, ["raw.path", "[]", "at least 1"]),
+        ({"raw.sources": [MINE | {"shre": 0.1}]}, ["raw.sources.0.shre", "unknown parameter, did you mean 'share'?"]),
+        ({"raw.sources": [MINE, MINE | {"path": "b.jsonl"}]}, ["raw", "two are named 'mine'", "a name of its own"]),
+        ({"raw.sources": [MINE | {"name": "sources"}]}, ["raw", "'sources'", "another name"]),
+        ({"raw.sources": [MINE | {"name": "a/b"}]}, ["raw.sources.0.name", "'a/b'"]),
+        ({"raw.sources": [MINE | {"share": 0}]}, ["raw.sources.0.share", "0", "greater than 0"]),
+        ({"raw.sources": [MINE | {"share": 1.5}]}, ["raw.sources.0.share", "1.5", "less than or equal to 1"]),
+        ({"raw.sources": [MINE | {"limit": 0}]}, ["raw.sources.0.limit", "0", "greater than or equal to 1"]),
+        ({"raw.sources": [MINE | {"part": "dev"}]}, ["raw.sources.0.part", "'dev'", "'train', 'val' or 'test'"]),
+        ({"raw.sources": [MINE | {"source": "modelscope"}]}, ["raw.sources.0", "'mine'", "'modelscope'", "dataset and file"]),
+        ({"raw.sources": [MINE | {"dataset": "a/b"}]}, ["raw.sources.0", "'mine' is of 'path'", "no dataset", "leave it out"]),
         ({"base.source": "modelscope"}, ["base", "base.model"]),
         ({"serve.port": 70000}, ["serve.port", "70000", "65535"]),
         ({"predictions.max_new_tokens": 4096}, ["max_new_tokens", "4096", "2048"]),

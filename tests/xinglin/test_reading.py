@@ -18,9 +18,10 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.converted import convert
 from tests.conftest import ROOT, ends, params_with
 from xinglin.cli import CommandError
+from xinglin.dialogues.batches import Batch
+from xinglin.dialogues.conversion import convert
 from xinglin.dialogues.reading import Broken, Record, records
 from xinglin.dialogues.record import LIMIT
 
@@ -563,7 +564,7 @@ def test_ten_minutes_of_damaged_files_raise_nothing(tmp_path):
         file.write_bytes(packed[: draw.randrange(len(packed) + 1)] if draw.random() < 0.1 else packed)
         with contextlib.suppress(CommandError):
             given = list(records(file))
-            chunk = convert(given, converted)
+            chunk = convert(Batch(given), converted)
             assert len(chunk.rows) + len(chunk.rejects) == len(given)
             for row in chunk.rows:
                 json.loads(row)

@@ -2,16 +2,31 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import orjson
 
 from xinglin.dialogues import personal
+from xinglin.dialogues.batches import Origin
 from xinglin.dialogues.rows import texts_of
 
 UNDESIRED = "an undesired answer: it is kept in preferences.jsonl"
 PAIR = "a pair of preferences: it is kept in preferences.jsonl"
 SET_ASIDE = (UNDESIRED, PAIR)  # which the budget of rejects does not count
+PLACE = np.dtype([("file", "u4"), ("line", "u4"), ("lines", "u4"), ("element", "u4")])
+
+
+class Span(NamedTuple):
+    """The lines of a source that a record covers, and in an array its place."""
+
+    source: str  # its file in data/raw
+    line: int
+    lines: int
+    element: int = 0
+
+    def named(self) -> dict:
+        return {name: value for name, value in self._asdict().items() if value}
 
 
 @dataclass
@@ -42,13 +57,16 @@ class Counts:
 
 @dataclass
 class Chunk:
-    """What became of some neighbouring records."""
+    """What became of the records of a batch."""
 
+    origin: Origin
     records: int
+    left_out: int  # records that were not drawn
     lines: int  # of the source that they cover
     rows: list[bytes] = field(default_factory=list)
     hashes: list[int] = field(default_factory=list)  # of the rows' texts, 64 bits
-    places: list[int] = field(default_factory=list)  # of the rows' records in this chunk
+    places: list[int] = field(default_factory=list)  # of the rows' records in this batch
+    spans: list[Span] = field(default_factory=list)  # of the source that the rows come from
     rejects: list[dict] = field(default_factory=list)
     preferences: list[bytes] = field(default_factory=list)  # rows that tell which answers are desired
     shapes: dict[str, str] = field(default_factory=dict)  # the first record of each
@@ -56,58 +74,118 @@ class Chunk:
 
 
 @dataclass
-class Tally:
-    """What was read and written so far; always raw = converted + rejected + duplicates."""
+class SourceTally:
+    """What was read of one source; always raw = converted + rejected + duplicates."""
 
     raw: int = 0
+    left_out: int = 0  # by its share and limit, beside the raw ones
     lines: int = 0  # of the source, and of them those of what the budget counts as rejected
     rejected_lines: int = 0
     converted: int = 0
-    duplicates: int = 0
-    preferences: int = 0  # rows of preferences.jsonl
+    duplicates: int = 0  # of its own rows, or of a source before it
     reasons: Counter = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
-    shapes: dict[str, str] = field(default_factory=dict)
-    counts: Counts = field(default_factory=Counts)
-    seen: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))  # hashes of the rows written, sorted
+    shapes: dict[str, dict[str, str]] = field(default_factory=dict)  # by file, the first record of each
 
-    def add(self, chunk: Chunk) -> list[bytes]:
-        """Count a chunk and return those of its rows that are new."""
+    def add(self, chunk: Chunk, new: int) -> None:
         self.raw += chunk.records
+        self.left_out += chunk.left_out
         self.lines += chunk.lines
-        self.counts.update(chunk.counts)
-        self.shapes = chunk.shapes | self.shapes
-        self.preferences += len(chunk.preferences)
+        self.converted += new
+        self.duplicates += len(chunk.rows) - new
+        self.shapes[chunk.origin.file] = chunk.shapes | self.shapes.get(chunk.origin.file, {})
         for reject in chunk.rejects:
             self.reasons[reject["reason"]] += 1
             self.rejected_lines += reject["lines"] * (reject["reason"] not in SET_ASIDE)
             self.examples.setdefault(reject["reason"], f"line {reject['line']}: {' '.join(reject['text'].split())}")
-        new = self.unseen(chunk.hashes)
-        for place in set(range(len(chunk.rows))) - set(new):
-            self.counts.take_back(texts_of(orjson.loads(chunk.rows[place])))
-        self.converted += len(new)
-        self.duplicates += len(chunk.rows) - len(new)
-        return [chunk.rows[place] for place in new]
-
-    def unseen(self, hashes: list[int]) -> list[int]:
-        """Return the places of hashes met for the first time, and remember them (8 bytes a row)."""
-        values, first = np.unique(np.array(hashes, np.uint64), return_index=True)
-        where = np.searchsorted(self.seen, values)
-        known = np.zeros(len(values), bool)
-        inside = where < len(self.seen)
-        known[inside] = self.seen[where[inside]] == values[inside]
-        self.seen = np.insert(self.seen, where[~known], values[~known])
-        return sorted(first[~known].tolist())
 
     def stats(self) -> dict:
-        counts = self.counts
         return {
+            "shape": next((shape for shapes in self.shapes.values() for shape in shapes), None),
             "raw": self.raw,
             "converted": self.converted,
             "rejected": self.reasons.total(),
             "duplicates": self.duplicates,
-            "shape": next(iter(self.shapes), None),
-            "reasons": dict(self.reasons.most_common()),
+            "left_out": self.left_out,
+        }
+
+
+@dataclass
+class Tally:
+    """What was read and written so far, of each source and of all."""
+
+    sources: dict[str, SourceTally] = field(default_factory=dict)
+    preferences: int = 0  # rows of preferences.jsonl
+    counts: Counts = field(default_factory=Counts)
+    files: list[str] = field(default_factory=list)
+    seen: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))  # hashes of the rows written, sorted
+    places: np.ndarray = field(default_factory=lambda: np.empty(0, PLACE))  # where these rows come from
+
+    def add(self, chunk: Chunk) -> tuple[list[bytes], list[dict]]:
+        """Count a chunk and return those of its rows that are new, and of the others where they and their first stand."""
+        self.counts.update(chunk.counts)
+        self.preferences += len(chunk.preferences)
+        if chunk.origin.file not in self.files:
+            self.files.append(chunk.origin.file)
+        new, firsts = self.unseen(chunk)
+        self.sources.setdefault(chunk.origin.source, SourceTally()).add(chunk, len(new))
+        duplicates = []
+        for place in sorted(set(range(len(chunk.rows))) - set(new)):
+            self.counts.take_back(texts_of(orjson.loads(chunk.rows[place])))
+            file, *first = firsts[place].tolist()
+            of = Span(self.files[file], *first)
+            duplicates.append(chunk.spans[place].named() | {"of": of.named()})
+        return [chunk.rows[place] for place in new], duplicates
+
+    def unseen(self, chunk: Chunk) -> tuple[list[int], np.ndarray]:
+        """Return which rows are met for the first time, and where each one's first stands; remember them (24 bytes a row)."""
+        file = self.files.index(chunk.origin.file)
+        places = np.array([(file, *span[1:]) for span in chunk.spans], PLACE)
+        values, first, inverse = np.unique(np.array(chunk.hashes, np.uint64), return_index=True, return_inverse=True)
+        where = np.searchsorted(self.seen, values)
+        known = np.zeros(len(values), bool)
+        inside = where < len(self.seen)
+        known[inside] = self.seen[where[inside]] == values[inside]
+        firsts = places[first]
+        firsts[known] = self.places[where[known]]
+        self.seen = np.insert(self.seen, where[~known], values[~known])
+        self.places = np.insert(self.places, where[~known], firsts[~known])
+        return sorted(first[~known].tolist()), firsts[inverse]
+
+    def total(self, count: str) -> int:
+        return sum(getattr(source, count) for source in self.sources.values())
+
+    @property
+    def raw(self) -> int:
+        return self.total("raw")
+
+    @property
+    def converted(self) -> int:
+        return self.total("converted")
+
+    @property
+    def duplicates(self) -> int:
+        return self.total("duplicates")
+
+    @property
+    def left_out(self) -> int:
+        return self.total("left_out")
+
+    @property
+    def reasons(self) -> Counter:
+        return sum((source.reasons for source in self.sources.values()), Counter())
+
+    def stats(self) -> dict:
+        counts, reasons = self.counts, self.reasons
+        shapes = [shape for source in self.sources.values() if (shape := source.stats()["shape"])]
+        return {
+            "raw": self.raw,
+            "converted": self.converted,
+            "rejected": reasons.total(),
+            "duplicates": self.duplicates,
+            "left_out": self.left_out,
+            "shape": next(iter(shapes), None),
+            "reasons": dict(reasons.most_common()),
             "mended": dict(sorted(counts.mended.items())),
             "personal_data": dict(sorted(counts.found.kinds.items())),
             "personal_data_examples": dict(sorted(counts.found.examples.items())),

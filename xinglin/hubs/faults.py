@@ -71,10 +71,10 @@ def one_line(section: str, what: str, hub: str, by_hand: str) -> Iterator[None]:
 
 def explained(error: BaseException, section: str, hub: str) -> tuple[str, str]:
     """Return the reason why something did not come, and its cure."""
-    name, again = {"base": "base.model", "raw": "raw.dataset"}[section], "run again to go on"
+    name, again = f"{section}.{'model' if section == 'base' else 'dataset'}", "run again to go on"
     answer, token, endpoint = status(error), TOKENS[hub], ENDPOINTS[hub]
     if isinstance(error, Absent):
-        return f"it has no such file, but {error}", "set raw.file to one of those"
+        return f"it has no such file, but {error}", f"set {section}.file to one of those"
     if isinstance(error, RevisionNotFoundError):
         return "it has no such revision", f"set {section}.revision to one of its branches, tags or commits, or to null"
     if isinstance(error, GatedRepoError):

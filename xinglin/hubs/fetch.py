@@ -8,7 +8,7 @@ from pathlib import Path
 from xinglin.hubs.faults import one_line
 from xinglin.hubs.huggingface import huggingface_file, huggingface_model
 from xinglin.hubs.modelscope import modelscope_file, modelscope_model
-from xinglin.hubs.settings import Base, Raw
+from xinglin.hubs.settings import Base, Source
 
 MAIN = (None, "master", "main")
 
@@ -22,13 +22,13 @@ def fetch_model(base: Base) -> Path:
         return by_home(fetched(base.model or "", revision))
 
 
-def fetch_data(raw: Raw) -> Path:
-    """Return the file of a hub's data set, fetched unless it is here and whole."""
-    revision = named(raw.revision)
-    what = f"raw.dataset: {raw.dataset}: cannot fetch {raw.file} at {at(revision)}"
-    fetched = huggingface_file if raw.source == "huggingface" else modelscope_file
-    with one_line("raw", what, raw.source, "bring the file by hand and set raw.source: path, raw.path: FILE"):
-        return fetched(raw.dataset, raw.file, revision)
+def fetch_data(source: Source, place: str) -> Path:
+    """Return the file of a hub's data set, fetched unless it is here and whole; `place` is where params.yaml names it."""
+    dataset, file, revision = source.dataset or "", source.file or "", named(source.revision)
+    what = f"{place}.dataset: {dataset}: cannot fetch {file} at {at(revision)}"
+    fetched = huggingface_file if source.source == "huggingface" else modelscope_file
+    with one_line(place, what, source.source, f"bring the file by hand and set {place}.source: path, {place}.path: FILE"):
+        return fetched(dataset, file, revision)
 
 
 def named(revision: str | None) -> str | None:
