@@ -4,6 +4,7 @@ Usage: stages/run split --converted data/converted --out data/split
 """
 
 import contextlib
+import itertools
 import sys
 import time
 from collections import Counter
@@ -22,6 +23,7 @@ from xinglin.dialogues.rows import texts_of
 from xinglin.files import atomic_path, read_json, write_json
 from xinglin.leakage.containment import CONTAINED
 from xinglin.leakage.links import (
+    Kind,
     Texts,
     closest,
     compared,
@@ -35,10 +37,12 @@ from xinglin.leakage.similarity import gram_overlap, smallest_grams
 from xinglin.params import ParamsFile, Section, Seed
 
 SIDES = ("train", "val", "test")  # from the least to the most held out
+FREE = -1  # the own side of a dialogue that has none
 COLUMNS = {"prompt": "instruction", "query": "input", "response": "output", "system": "system", "history": "history"}
 DEPARTMENTS = 10  # that the report names
 LARGE_SHARE, LARGE_FLOOR = 0.05, 50  # of the dialogues: a larger group has no side of its own choice
 SHOWN = 40  # characters of a text
+SHOWN_PAIRS = 3
 CURE = "take copies out of the source, or put what is the same in every dialogue into `system`"
 
 
@@ -70,16 +74,62 @@ class Meta(NamedTuple):
 
     multi_turn: list[bool]
     departments: list[str]
+    parts: list[str]  # the side that the dialogue's file is, "" for none
+    places: list[str]  # where it stands in data/raw
 
 
-def draw(questions: list[str], split: Split) -> np.ndarray:
+def draw(questions: list[str], split: Split, ratios: np.ndarray | None = None) -> np.ndarray:
     """Return the side (its place in SIDES) that each first question draws [questions], whatever else the data holds.
+
+    `ratios` [sides] stand instead of those of the parameters.
 
     What is drawn by is the smallest seeded hash of the question's 8-grams, which near-equal questions mostly have in common
     (MinHash), so that few are moved by their group and the shares stay the ratios.
     """
     point = smallest_grams(questions, split.seed) / 2.0**64
-    return (point >= split.ratios.train).astype(np.int64) + (point >= split.ratios.train + split.ratios.val)
+    ratios = ratios_of(split) if ratios is None else ratios
+    return (point >= ratios[0]).astype(np.int64) + (point >= ratios[0] + ratios[1])
+
+
+def ratios_of(split: Split) -> np.ndarray:
+    return np.array([getattr(split.ratios, name) for name in SIDES])
+
+
+class Drawn(NamedTuple):
+    """What becomes of each dialogue before its group has a say."""
+
+    sides: np.ndarray  # [dialogues] the side that it draws
+    own: np.ndarray  # [dialogues] the side that it keeps whatever is drawn, FREE without one
+    ratios: np.ndarray  # [sides] by which the free ones draw
+
+    @property
+    def free(self) -> np.ndarray:
+        return self.own == FREE
+
+
+def draw_all(questions: list[str], parts: list[str], split: Split) -> Drawn:
+    """Draw for each dialogue; one whose file is a part stands there, and draws the rest of its group after it.
+
+    Where every file is a part and val or test is missing, it is drawn from train, in the ratio of the two.
+    """
+    own = np.array([SIDES.index(part) if part else FREE for part in parts], np.int64)
+    ratios = ratios_of(split)
+    if (own == FREE).any():
+        return Drawn(np.where(own == FREE, draw(questions, split), own), own, ratios)
+    there = np.isin(np.arange(len(SIDES)), own)
+    if not there[0]:
+        given = " and ".join(name for name, is_there in zip(SIDES, there, strict=True) if is_there)
+        raise CommandError(
+            f"split: every file is a part, {given}, and none is train: name one train, or give a file without part"
+        )
+    if there.all():
+        return Drawn(own, own, ratios)
+    ratios = np.where(there & (np.arange(len(SIDES)) > 0), 0, ratios)
+    ratios /= ratios.sum()
+    for name, ratio in itertools.compress(zip(SIDES, ratios.tolist(), strict=True), ~there):
+        print(f"split: no file is {name}: it is drawn from train, {ratio:.0%} of it", file=sys.stderr)
+    own = np.where(own == 0, FREE, own)
+    return Drawn(np.where(own == FREE, draw(questions, split, ratios), 0), own, ratios)
 
 
 def groups(links: np.ndarray, count: int) -> np.ndarray:
@@ -88,22 +138,26 @@ def groups(links: np.ndarray, count: int) -> np.ndarray:
     return connected_components(graph, directed=False)[1].astype(np.int64)
 
 
-def assign(draws: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return each dialogue's side [dialogues]: the most held-out one that any of its group drew.
+def assign(draws: np.ndarray, labels: np.ndarray, own: np.ndarray | None = None) -> np.ndarray:
+    """Return each dialogue's side [dialogues]: the most held-out one that any of its group drew, or its `own`.
 
     So a dialogue that joins two groups later can move others out of training, never a test one into it.
     """
     drawn = np.zeros(labels.max(initial=0) + 1, np.int64)
     np.maximum.at(drawn, labels, draws)
-    return drawn[labels]
+    return drawn[labels] if own is None else np.where(own == FREE, drawn[labels], own)
 
 
-def separate(texts: Texts, draws: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray, dict]:
+def separate(
+    texts: Texts, draws: np.ndarray, threshold: float, own: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, dict]:
     """Return each dialogue's side and group, and what is left on two sides with the pairs that come closest to it.
 
     Groups come from MinHash, which misses one pair in a thousand at the threshold; the exact join then looks for near pairs
     across sides. What it finds, and a text that stands in another for the most part, becomes a link as well, until nothing is
     left. A group only ever moves to a more held-out side, so each join after the first looks at what has moved.
+
+    Dialogues with a side of their `own` stay on it: what they share with another side is left there, and counted.
     """
     links = [equal_links(texts), near_links(texts, threshold)]
     likely = [likely_pairs(kind) for kind in texts.kinds]
@@ -111,15 +165,61 @@ def separate(texts: Texts, draws: np.ndarray, threshold: float) -> tuple[np.ndar
     sides, moved = np.full(len(draws), -1), np.ones(len(draws), bool)
     while True:
         labels = groups(np.concatenate(links), len(draws))
-        before, sides = sides, assign(draws, labels)
+        before, sides = sides, assign(draws, labels, own)
         moved = sides != before
         near = [near_across(kind, sides, threshold, moved) for kind in texts.kinds]
         near = [kind.first[pairs] for kind, pairs in zip(texts.kinds, near, strict=True)]
         parts = [pairs[sides[pairs[:, 0]] != sides[pairs[:, 1]]] for pairs in inside]
-        if not any(map(len, near + parts)):
+        if own is not None and not moved.any():
+            return sides, labels, leaks(texts, sides, threshold)
+        if own is None and not any(map(len, near + parts)):
             overlap = {"exact": shared(texts, sides), "near": sum(map(len, near)), "contained": sum(map(len, parts))}
             return sides, labels, {"overlap": overlap, "closest": named(closest(texts.kinds, likely, sides))}
         links += near + parts
+
+
+def leaks(texts: Texts, sides: np.ndarray, threshold: float) -> dict:
+    """Return what texts on different sides have in common, by the measures of `separate`, and the closest pairs.
+
+    Each text is looked at once on every side that it stands on, so that one on two sides is compared with both.
+    """
+    kinds = [once_a_side(kind, sides) for kind in texts.kinds]
+    everywhere = np.ones(len(sides), bool)
+    likely = [likely_pairs(kind) for kind in kinds]
+    near = [unequal(kind, near_across(kind, sides, threshold, everywhere)) for kind in kinds]
+    inside = [unequal(kind, contained_pairs(kind, pairs)) for kind, (pairs, _) in zip(kinds, likely, strict=True)]
+    across = [
+        (sides[kind.first[pairs[:, 0]]] != sides[kind.first[pairs[:, 1]]]).sum()
+        for kind, pairs in zip(kinds, inside, strict=True)
+    ]
+    overlap = {"exact": shared(texts, sides), "near": sum(map(len, near)), "contained": int(sum(across))}
+    return {"overlap": overlap, "closest": named(closest(kinds, likely, sides))}
+
+
+def once_a_side(kind: Kind, sides: np.ndarray) -> Kind:
+    """Return a kind in which a text is one for each side that it stands on."""
+    places, text = np.unique(kind.text * len(SIDES) + sides[kind.owner], return_inverse=True)
+    return kind._replace(texts=[kind.texts[place // len(SIDES)] for place in places.tolist()], text=text)
+
+
+def unequal(kind: Kind, pairs: np.ndarray) -> np.ndarray:
+    return pairs[[kind.texts[i] != kind.texts[j] for i, j in pairs.tolist()]] if len(pairs) else pairs
+
+
+def warn_of_leaks(found: dict, meta: Meta) -> None:
+    """Say on the screen what own parts have in common, which is reported and not repaired."""
+    if not any(found["overlap"].values()):
+        return
+    counts = ", ".join(f"{count} {measure}" for measure, count in found["overlap"].items())
+    pairs = dict.fromkeys(
+        " and ".join(f"{meta.places[line - 1]} ({side})" for line, side in zip(pair["lines"], pair["sides"], strict=True))
+        for pair in found["closest"]
+    )
+    print(
+        f"warning: split: own parts have texts in common: {counts}; the closest: {'; '.join(list(pairs)[:SHOWN_PAIRS])}: "
+        "scores of what training has seen say little. Take these out of the training file, or give the files without parts",
+        file=sys.stderr,
+    )
 
 
 def named(pairs: list[dict]) -> list[dict]:
@@ -131,10 +231,10 @@ def shared(texts: Texts, sides: np.ndarray) -> int:
     return sum(len(np.unique(kind.text * len(SIDES) + sides[kind.owner])) - len(kind.texts) for kind in texts.kinds)
 
 
-def need_small_groups(texts: Texts, labels: np.ndarray) -> None:
-    """Raise CommandError where one group takes so many dialogues to its side that the ratios mean little."""
-    sizes = np.bincount(labels)
-    if sizes.max() > max(LARGE_FLOOR, LARGE_SHARE * len(labels)):
+def need_small_groups(texts: Texts, labels: np.ndarray, free: np.ndarray) -> None:
+    """Raise CommandError where one group takes so many `free` dialogues to its side that the ratios mean little."""
+    sizes = np.bincount(labels[free], minlength=1)
+    if sizes.max() > max(LARGE_FLOOR, LARGE_SHARE * free.sum()):
         raise CommandError(f"{largest(texts, labels)} (more than {LARGE_SHARE:.0%} on one side); {CURE}")
 
 
@@ -154,12 +254,15 @@ def largest(texts: Texts, labels: np.ndarray) -> str:
     return f"a group of {sizes.max():,} of {len(labels):,} dialogues is held together by texts such as {text[:SHOWN]!r}"
 
 
-def report(meta: Meta, sides: np.ndarray, labels: np.ndarray, draws: np.ndarray, texts: Texts, split: Split) -> dict:
-    """Return sizes, the shares with their distance from the ratios, 13-grams in common with training, and each side's mix."""
-    sizes, total = np.bincount(labels), len(sides)
+def report(meta: Meta, sides: np.ndarray, labels: np.ndarray, drawn: Drawn, texts: Texts, split: Split) -> dict:
+    """Return sizes, the shares with their distance from the ratios, 13-grams in common with training, and each side's mix.
+
+    Ratios are of the dialogues that drew a side; what others have of their own is expected as it is.
+    """
+    sizes, total, ratios = np.bincount(labels), len(sides), drawn.ratios
     counts = np.bincount(sides, minlength=len(SIDES))
-    ratios = np.array([getattr(split.ratios, name) for name in SIDES])
-    chance = 1.96 * np.sqrt(ratios * (1 - ratios) * (sizes**2).sum()) / total
+    expected = np.bincount(drawn.own[~drawn.free], minlength=len(SIDES)) + ratios * drawn.free.sum()
+    chance = 1.96 * np.sqrt(ratios * (1 - ratios) * (np.bincount(labels[drawn.free], minlength=1) ** 2).sum()) / total
     whole_texts = {
         name: ["\n".join(filter(None, texts.turns[row])) for row in np.flatnonzero(sides == place).tolist()]
         for place, name in enumerate(SIDES)
@@ -171,11 +274,12 @@ def report(meta: Meta, sides: np.ndarray, labels: np.ndarray, draws: np.ndarray,
     return {
         "rows": dict(zip(SIDES, counts.tolist(), strict=True)),
         "shares": by_side(counts / total),
-        "deviation": by_side(counts / total - ratios),
+        "deviation": by_side((counts - expected) / total),
         "chance": by_side(chance),  # 95 % of draws deviate less
         "groups": len(sizes),
         "largest_group": int(sizes.max()),
-        "moved_by_their_group": int((sides != draws).sum()),
+        "moved_by_their_group": int((sides != drawn.sides)[drawn.free].sum()),
+        "own_parts": {name: meta.parts.count(name) for name in SIDES},
         "boilerplate": texts.left_out,
         "thresholds": {"near": split.near_duplicate_threshold, "contained": CONTAINED},
         "grams_13": {name: gram_overlap(whole_texts[name], whole_texts["train"]) for name in SIDES[1:]},
@@ -183,14 +287,14 @@ def report(meta: Meta, sides: np.ndarray, labels: np.ndarray, draws: np.ndarray,
     }
 
 
-def warn(found: dict, split: Split) -> None:
+def warn(found: dict) -> None:
     """Say on the screen which side's share is further from its ratio than chance explains."""
     for name in SIDES:
         if abs(found["deviation"][name]) > found["chance"][name]:
             print(
                 f"warning: split.ratios.{name}: {found['shares'][name]:.1%} of the dialogues instead of "
-                f"{getattr(split.ratios, name):.1%}, chance explains ±{found['chance'][name]:.1%}: groups of dialogues go to "
-                f"one side, the largest has {found['largest_group']:,}",
+                f"{found['shares'][name] - found['deviation'][name]:.1%}, chance explains ±{found['chance'][name]:.1%}: "
+                f"groups of dialogues go to one side, the largest has {found['largest_group']:,}",
                 file=sys.stderr,
             )
 
@@ -220,6 +324,8 @@ def dialogues(folder: Path, meta: Meta) -> Iterator[list[str]]:
         row = orjson.loads(line)
         meta.multi_turn.append(bool(row["history"]))
         meta.departments.append(sys.intern(row.get("department") or ""))
+        meta.parts.append(sys.intern(row.get("part") or ""))
+        meta.places.append(f"{row.get('source', '')}:{row.get('line', '')}")
         yield texts_of(row)
 
 
@@ -235,12 +341,13 @@ def write_split(lines: Iterable[bytes], sides: np.ndarray, folder: Path) -> None
 def main() -> None:
     paths = start(__doc__, "converted", "out")
     params, began = Params.read(), time.perf_counter()
-    split, meta = params.split, Meta([], [])
+    split, meta = params.split, Meta([], [], [], [])
     texts = compared(dialogues(paths.converted, meta))
-    draws = draw(texts.drawn, split)
-    sides, labels, kept_apart = separate(texts, draws, split.near_duplicate_threshold)
-    need_small_groups(texts, labels)
-    found = report(meta, sides, labels, draws, texts, split) | kept_apart
+    drawn = draw_all(texts.drawn, meta.parts, split)
+    own = None if drawn.free.all() else drawn.own
+    sides, labels, kept_apart = separate(texts, drawn.sides, split.near_duplicate_threshold, own)
+    need_small_groups(texts, labels, drawn.free)
+    found = report(meta, sides, labels, drawn, texts, split) | kept_apart
     for name in SIDES:
         if not found["rows"][name]:
             raise CommandError(
@@ -252,7 +359,8 @@ def main() -> None:
         write_split(read_lines(paths.converted), sides, folder)
         write_json(folder / "report.json", found)
         params.ensure_unchanged()
-    warn(found, split)
+    warn(found)
+    warn_of_leaks(found, meta)
     seconds = time.perf_counter() - began
     speed = f"{len(sides) / seconds:,.0f} dialogues/s"
     print(f"split: {found['rows']} in {found['groups']} groups, overlap {found['overlap']}, {speed}")

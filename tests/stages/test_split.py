@@ -284,3 +284,86 @@ def test_shares_beyond_chance_are_a_warning_and_the_closest_pairs_are_named_by_l
         for line, side in zip(pair["lines"], pair["sides"], strict=True):
             assert json.dumps(lines[line - 1], ensure_ascii=False) in parts[side]
         assert len(set(pair["sides"])) == 2 and pair["jaccard"] < 0.9
+
+
+def part_rows(part, texts, answer="好", source="own.jsonl"):
+    return [row(q, answer) | {"source": source, "line": line, "part": part} for line, q in enumerate(texts, 1)]
+
+
+def split_of(workplace, stage, given, changes=None):
+    folder = workplace(changes)
+    write(folder, given)
+    done = stage("split", converted="converted", out="split")
+    if done.status:
+        return done, {}, {}
+    parts = {
+        n: [json.loads(line)["instruction"] for line in (folder / "split" / f"{n}.jsonl").read_text().splitlines()]
+        for n in SIDES
+    }
+    return done, parts, json.loads((folder / "split" / "report.json").read_text())
+
+
+def test_own_parts_stay_as_they_are_and_the_rest_is_drawn_beside_them(workplace, stage):
+    some = random_texts(400, 16, 9)
+    free = [*some[200:], some[0] + "啊", some[50] + "啊", some[100] + "啊"]  # the last three are near own ones
+    given = part_rows("train", some[:50]) + part_rows("val", some[50:100]) + part_rows("test", some[100:200])
+    done, parts, found = split_of(workplace, stage, part_rows("", free, source="free.jsonl") + given)
+    assert done.status == 0, done.err
+    for name, own in (("train", some[:50]), ("val", some[50:100]), ("test", some[100:200])):
+        assert set(own) <= set(parts[name])
+    assert some[50] + "啊" in parts["val"] and some[100] + "啊" in parts["test"]
+    assert found["overlap"] == NOTHING and found["own_parts"] == {"train": 50, "val": 50, "test": 100}
+    assert "own parts" not in done.err
+    drawn = [name for q in some[200:] for name in SIDES if q in parts[name]]
+    assert balanced(drawn)
+    assert abs(found["deviation"]["test"]) < 0.1 and found["rows"]["test"] > 100
+
+
+def test_leakage_between_own_parts_is_reported_by_measure_with_the_closest_pairs_and_not_repaired(workplace, stage):
+    some = random_texts(150, 30, 10)
+    train, val = some[:80], some[80:110]
+    test = [*some[110:], train[0], train[1], train[2] + "啊", train[3][:25] + "".join(random_texts(1, 4, 11))]
+    given = part_rows("train", train, source="a.jsonl") + part_rows("val", val) + part_rows("test", test, source="b.jsonl")
+    done, parts, found = split_of(workplace, stage, given)
+    assert done.status == 0, done.err
+    assert (parts["train"], parts["val"], parts["test"]) == (train, val, test)
+    assert (found["overlap"]["exact"], found["overlap"]["near"]) == (2, 1) and found["overlap"]["contained"] >= 1
+    assert found["closest"][0]["jaccard"] == 1 and set(found["closest"][0]["sides"]) == {"train", "test"}
+    warning = next(line for line in done.err.splitlines() if "own parts" in line)
+    for words in ("warning: split", "2 exact, 1 near", "a.jsonl:1 (train)", "b.jsonl:41 (test)", "out of the training file"):
+        assert words in warning
+
+
+def test_a_text_that_leaks_is_found_whichever_part_stands_first(workplace, stage):
+    some = random_texts(60, 30, 12)
+    leak = some[0]
+    given = part_rows("test", [leak, *some[1:20]]) + part_rows("train", [leak, *some[20:40]]) + part_rows("val", some[40:])
+    given += part_rows("train", [leak + "啊"])
+    _, parts, found = split_of(workplace, stage, given)
+    assert found["overlap"]["exact"] == 1 and found["overlap"]["near"] == 1 and leak + "啊" in parts["train"]
+
+
+@pytest.mark.parametrize("missing", ["val", "test"])
+def test_of_own_parts_without_val_or_test_it_is_drawn_from_train_and_the_other_stays(workplace, stage, missing):
+    some = random_texts(400, 16, 13)
+    other = {"val": "test", "test": "val"}[missing]
+    given = part_rows("train", [*some[:300], some[300] + "啊"]) + part_rows(other, some[300:])
+    done, parts, found = split_of(workplace, stage, given)
+    assert done.status == 0, done.err
+    assert f"split: no file is {missing}: it is drawn from train, 25% of it" in done.err
+    assert parts[other] == some[300:] and set(parts["train"]) | set(parts[missing]) == {*some[:300], some[300] + "啊"}
+    assert 45 < len(parts[missing]) < 105 and found["overlap"]["near"] == 1
+    assert abs(found["deviation"][missing]) < 0.1 and found["deviation"][other] == 0
+
+
+def test_own_parts_without_train_are_one_line_that_says_so(workplace, stage):
+    some = random_texts(40, 16, 14)
+    done, _, _ = split_of(workplace, stage, part_rows("val", some[:20]) + part_rows("test", some[20:]))
+    assert done.status == 1 and "val and test, and none is train: name one train" in done.error
+
+
+def test_a_large_group_within_an_own_part_is_no_error(workplace, stage):
+    some = random_texts(120, 16, 15)
+    same = [row("孩子发热三十九度怎么办才好呢", f"答{i}") | {"source": "a", "line": i, "part": "train"} for i in range(60)]
+    done, parts, _ = split_of(workplace, stage, same + part_rows("val", some[:60]) + part_rows("test", some[60:]))
+    assert done.status == 0 and len(parts["train"]) == 60, done.err
