@@ -1,15 +1,18 @@
 """merged: base and adapter as one model, or the tuned model, with chat template and model card, after gate and parity check.
 
 Usage: stages/run merged --base models/base.json --adapter models/adapter --predictions data/predictions \
-           --metrics metrics.json --template templates/merge.yaml --card templates/card.md --tokenizer models/tokenizer \
-           --out models/merged
+           --metrics metrics.json --template templates/merge.yaml --card templates/card.md --converted data/converted \
+           --split data/split --tokenizer models/tokenizer --out models/merged
 
 The parity check asks a vLLM server of the merged model for the log-probabilities of the adapter's own answers, prompts
 sent as messages through the template inside the model: token ids must be equal, log-probabilities within rounding.
 """
 
+import json
 import shutil
 import sys
+from collections import Counter
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +25,7 @@ from xinglin.bases.dialects import both_dialects
 from xinglin.bases.folder import TOKENIZER, open_base
 from xinglin.cli import CommandError, run_command, start
 from xinglin.files import atomic_path, need_space, read_json, read_jsonl, remove, write_json
-from xinglin.params import Dtype, Format, ParamsFile, Part, Section
+from xinglin.params import Dtype, Format, ParamsFile, Section
 from xinglin.processes import call
 from xinglin.serving import server
 from xinglin.serving.answers import logprobs, need_room
@@ -49,17 +52,11 @@ class Merged(Section):
     exports: list[Format]
 
 
-class Source(Part):
-    source: str
-    dataset: str
-
-
 class Params(ParamsFile):
     adapter: Adapter
     decoding: Decoding
     merged: Merged
     predictions: Predictions
-    raw: Source
 
 
 def shortfalls(metrics: dict, gate: Gate) -> list[str]:
@@ -187,13 +184,21 @@ def precisions(params: Params, base: Path, merged: Path) -> list[str]:
     return [before, stored[1], after]
 
 
+def trained_sources(stats: Path, train: Path, max_samples: int | None) -> list[dict]:
+    """Return what stats.json says of each source, with the number of its rows among those trained on."""
+    with train.open("rb") as lines:
+        files = Counter(json.loads(line)["source"] for line in islice(lines, max_samples))
+    return [source | {"rows": sum(files[file] for file in source["files"])} for source in read_json(stats)["sources"]]
+
+
 def card(template: Path, **facts: Any) -> str:
     """Return the model card, to be published with the model; a fact that the template names and nobody gave is an error."""
     return jinja2.Template(template.read_text(encoding="utf-8"), undefined=jinja2.StrictUndefined).render(facts)
 
 
 def main() -> None:
-    paths = start(__doc__, "base", "adapter", "predictions", "metrics", "template", "card", "tokenizer", "out")
+    names = ("base", "adapter", "predictions", "metrics", "template", "card", "converted", "split", "tokenizer", "out")
+    paths = start(__doc__, *names)
     params = Params.read()
     metrics = read_json(paths.metrics)
     if short := shortfalls(metrics, params.merged.gate):
@@ -205,6 +210,7 @@ def main() -> None:
     need_space(
         Path("."), 3 * sum(file["bytes"] for file in record["files"].values()), "the merged model and its copy in DVC's cache"
     )
+    sources = trained_sources(paths.converted / "stats.json", paths.split / "train.jsonl", params.adapter.max_samples)
     template = yaml.safe_load(paths.template.read_text(encoding="utf-8"))
     with atomic_path(paths.out) as folder:
         export(export_config(template, params, base, paths.adapter, folder), folder)
@@ -212,7 +218,7 @@ def main() -> None:
         found = parity(folder, paths.predictions, params, base)
         write_json(folder / "parity.json", found)
         (folder / "README.md").write_text(
-            card(paths.card, base=record, metrics=metrics, params=params, parity=found), encoding="utf-8"
+            card(paths.card, base=record, metrics=metrics, params=params, parity=found, sources=sources), encoding="utf-8"
         )
         params.ensure_unchanged()
     print(

@@ -46,6 +46,8 @@ def test_the_stage_stops_at_the_gate_and_merges_nothing(workplace, stage):
         metrics="metrics.json",
         template="t",
         card="c",
+        converted="c",
+        split="s",
         tokenizer="t",
         out="merged",
     )
@@ -65,11 +67,45 @@ def test_a_tuned_model_is_exported_itself_in_the_bases_own_precision_or_the_one_
     assert exported({"adapter.finetuning_type": "full", "merged.dtype": "float16"})["infer_dtype"] == "float16"
 
 
-def card(changes):
+OWN = {"name": "dialogues", "source": "sample", "dataset": None, "licence": "Apache-2.0", "terms": "permissive", "rows": 220}
+
+
+def card(changes, sources=(OWN,)):
     metrics, parity = json.loads((ROOT / "metrics.json").read_text()), {"mean": 0.01, "tolerance": 0.06}
     return merged.card(
-        ROOT / "templates" / "card.md", base={"model": "tiny"}, metrics=metrics, params=params_with(changes), parity=parity
+        ROOT / "templates" / "card.md",
+        base={"model": "tiny"},
+        metrics=metrics,
+        params=params_with(changes),
+        parity=parity,
+        sources=sources,
     )
+
+
+def test_the_card_names_each_source_with_its_rows_and_licence_and_warns_of_what_may_stop_a_release():
+    hub = {"source": "modelscope", "dataset": "someone/set"}
+    sources = [
+        OWN | hub | {"name": "huatuo", "rows": 12345},
+        OWN | {"name": "mine", "source": "path", "licence": "仅限学术研究", "terms": "non-commercial"},
+        OWN | {"name": "found", "source": "path", "licence": None, "terms": "none stated", "rows": 3},
+        OWN | {"name": "odd", "source": "path", "licence": "RAIL", "terms": "unknown"},
+    ]
+    lines = card({}, sources).splitlines()
+    assert "- 数据来源 huatuo：someone/set（ModelScope），训练 12,345 段，许可：Apache-2.0" in lines
+    assert "- 数据来源 found：使用者自己的对话文件，训练 3 段，许可：未声明" in lines
+    warnings = [line for line in lines if line.startswith("**许可警告")]
+    assert [line.split()[1] for line in warnings] == ["mine", "found", "odd"]
+    assert "禁止商业使用" in warnings[0] and "未声明许可" in warnings[1] and "RAIL" in warnings[2]
+    assert "许可警告" not in card({}) and "示例对话，训练 220 段，许可：Apache-2.0" in card({})
+
+
+def test_the_rows_of_a_source_are_those_that_are_trained_on(tmp_path):
+    (tmp_path / "stats.json").write_text(json.dumps({"sources": [{"files": ["a.jsonl", "b.jsonl"]}, {"files": ["c.jsonl"]}]}))
+    names = ["a.jsonl", "c.jsonl", "b.jsonl", "c.jsonl", "c.jsonl"]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps({"source": name}) + "\n" for name in names))
+    for most, rows in ((None, [2, 3]), (3, [2, 1])):
+        found = merged.trained_sources(tmp_path / "stats.json", tmp_path / "train.jsonl", most)
+        assert [source["rows"] for source in found] == rows
 
 
 def test_the_card_says_how_it_was_tuned():
