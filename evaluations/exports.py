@@ -8,7 +8,6 @@ whose token ids of every prompt must be those of the merged model. An export tha
 model and rows by the same libraries, is kept.
 """
 
-import hashlib
 import sys
 import time
 from collections.abc import Iterator
@@ -17,13 +16,12 @@ from pathlib import Path
 
 import httpx
 import numpy as np
-import orjson
 
 from evaluations import llama_server, quantize
 from xinglin.bases.chat_template import ollama
 from xinglin.bases.tokenizer import template_of
 from xinglin.cli import CommandError, bearer, run_command, start
-from xinglin.dialogues.rows import messages
+from xinglin.dialogues.rows import messages, row_id
 from xinglin.files import (
     atomic_path,
     fingerprint,
@@ -79,7 +77,7 @@ def export_python() -> Path:
 
 def calibration(train: Path) -> list[dict]:
     """Return the dialogues of CALIBRATION rows of the training part, drawn by their content."""
-    rows = sorted(read_jsonl(train), key=lambda row: hashlib.sha256(orjson.dumps(row)).digest())[:CALIBRATION]
+    rows = sorted(read_jsonl(train), key=row_id)[:CALIBRATION]
     return [{"messages": [*messages(row), {"role": "assistant", "content": row["output"]}]} for row in rows]
 
 

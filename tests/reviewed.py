@@ -17,10 +17,8 @@ from xinglin.scoring.scores import RATES
 NEEDED = (
     "Makefile",
     *(f"tools/{name}.py" for name in ("changes", "diff", "experiments", "revisions")),
-    *(
-        f"xinglin/{name}.py"
-        for name in ("cli", "files", "params", "processes", "scoring/intervals", "scoring/scores", "scoring/settings")
-    ),
+    *(f"xinglin/{name}.py" for name in ("cli", "dialogues/rows", "files", "params", "processes")),
+    *(f"xinglin/scoring/{name}.py" for name in ("intervals", "scores", "settings")),
 )
 GRAPH = {"stages": {name: {"cmd": "true", "outs": [f"data/{name}"]} for name in ("split", "predictions")}}
 HOSTILE = (
@@ -79,10 +77,11 @@ def predictions(keys: list[str], word: str) -> str:
 
 def split_rows(train: range, val: range, test: range) -> dict[str, str]:
     parts = {"train": train, "val": val, "test": test}
-    return {
-        f"data/split/{part}.jsonl": lines([{"instruction": f"问题{i}", "output": "答"} for i in which])
+    rows = {
+        part: [{"instruction": f"问题{i}", "output": "答", "line": line} for line, i in enumerate(which)]
         for part, which in parts.items()
     }
+    return {f"data/split/{part}.jsonl": lines(some) for part, some in rows.items()}
 
 
 BEFORE = {f"q{i:02}": 12 + i % 7 for i in range(40)}

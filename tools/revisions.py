@@ -5,7 +5,6 @@ import subprocess
 import sys
 from collections import Counter
 from functools import cache
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from xinglin.cli import CommandError
+from xinglin.dialogues.rows import row_id
 from xinglin.scoring.scores import MODELS, RATES
 
 PARTS = ("train", "val", "test")
@@ -104,14 +104,14 @@ def load_curve(side: Side, name: str) -> dict[int, float]:
     return {int(row["step"]): float(row["loss"]) for row in load_csv(side, f"plots/loss/{name}.csv")}
 
 
-def hashes(side: Side) -> dict[str, Counter[bytes]] | None:
+def hashes(side: Side) -> dict[str, Counter[str]] | None:
     """Return how often each row stands in each part, by the hash of its content."""
     found = {}
     for part in PARTS:
         lines = side.in_dvc(f"data/split/{part}.jsonl")
         if lines is None:
             return None
-        found[part] = Counter(blake2b(line, digest_size=16).digest() for line in lines)
+        found[part] = Counter(row_id(orjson.loads(line)) for line in lines)
     return found
 
 

@@ -116,3 +116,21 @@ def test_a_file_in_a_folder_of_the_data_set_is_fetched_and_packed_ones_keep_thei
         folder, done = fetch(served.endpoint, "data/train.jsonl.gz")
     assert done.status == 0, done.err
     assert (folder / "raw" / "dialogues.jsonl.gz").read_bytes() == LINE
+
+
+def test_a_hubs_file_beside_ones_own_is_one_of_several_sources(source, hub, workplace, stage_process, tmp_path):
+    (tmp_path / "mine.jsonl").write_bytes(LINE)
+    given = {"name": "huatuo", "source": source, "dataset": "someone/set", "file": "set.jsonl", "licence": "MIT"}
+    own = {"name": "mine", "source": "path", "path": "mine.jsonl", "licence": "MIT"}
+    with hub({"set.jsonl": WHOLE, "README.md": b"x"}) as served:
+        known = {HUBS[source][1]: served.endpoint, "HF_HOME": str(tmp_path / "hf"), "MODELSCOPE_API_MAX_RETRIES": "1"}
+        folder = workplace({"raw.sources": [given, own]})
+        done = stage_process("raw", known, sample="none", out="raw")
+        assert done.status == 0, done.err
+        found = {file.name: file.read_bytes() for file in (folder / "raw").glob("*.jsonl")}
+        assert found == {"huatuo.jsonl": WHOLE, "mine.jsonl": LINE}
+        workplace({"raw.sources": [given | {"file": "other.jsonl"}, own]})
+        done = stage_process("raw", known, sample="none", out="other")
+    assert done.status == 1 and not (folder / "other").exists()
+    for words in ("raw.sources.huatuo.dataset: someone/set", "set raw.sources.huatuo.file to one of those"):
+        assert words in done.error

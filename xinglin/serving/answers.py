@@ -1,6 +1,5 @@
 """Answers of base and tuned by a vLLM server, each written as it comes, and the log-probabilities of their tokens."""
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -12,7 +11,7 @@ import orjson
 from tqdm import tqdm
 
 from xinglin.cli import CommandError, bearer
-from xinglin.dialogues.rows import messages
+from xinglin.dialogues.rows import messages, row_id
 from xinglin.files import read_json, read_jsonl, write_json
 from xinglin.hardware import need_memory
 from xinglin.serving import server
@@ -26,11 +25,10 @@ SERVING_BYTES = 1.2  # memory that vLLM takes at the least, in multiples of the 
 
 
 def samples(part: Path, most: int | None) -> list[dict]:
-    """Return what is asked: id (of the row's content), messages, and the reference answer."""
-    return [
-        {"id": hashlib.sha256(orjson.dumps(row)).hexdigest()[:16], "messages": messages(row), "reference": row["output"]}
-        for row in read_jsonl(part)[:most]
-    ]
+    """Return what is asked, each dialogue once: id (of the row's content), messages, and the reference answer."""
+    rows = {row_id(row): row for row in read_jsonl(part)}
+    asked = [{"id": name, "messages": messages(row), "reference": row["output"]} for name, row in rows.items()]
+    return asked[:most]
 
 
 def server_groups(params: Predictions, adapter: Path) -> list[tuple[str, ...]]:
