@@ -1,6 +1,6 @@
 """Approved and corrected answers as dialogues in HuatuoGPT's shape, the next source of `raw`.
 
-Usage: make feedback        (writes data/feedback/dialogues.jsonl; then raw.source: path, raw.path: that file)
+Usage: make feedback        (writes data/feedback/dialogues.jsonl; then one of raw.sources, or raw.path)
 
 A dialogue goes as far as its answers are good: liked, or corrected, the correction then standing for the answer. What comes
 after an answer that nobody approved is left out, since training would learn that answer too.
@@ -33,7 +33,8 @@ def main() -> None:
     rows = [{"data": texts} for messages in store.rated() if (texts := approved(messages))]
     OUT.parent.mkdir(parents=True, exist_ok=True)
     write_jsonl(OUT, rows)
-    print(f"feedback: {len(rows)} dialogues -> {OUT}: read them, then set raw.source: path and raw.path: {OUT}")
+    source = f"{{name: feedback, source: path, path: {OUT}, licence: own}}"
+    print(f"feedback: {len(rows)} dialogues -> {OUT}: read them, then add {source} to raw.sources")
 
 
 if __name__ == "__main__":

@@ -4,8 +4,10 @@ import json
 from collections import Counter
 
 import pytest
+from ruamel.yaml import YAML
 
-from tests.conftest import TOYHOM
+from tests.conftest import ROOT, TOYHOM, params_with
+from xinglin.dialogues.licences import terms
 
 REAL = TOYHOM.parent
 
@@ -233,3 +235,15 @@ def test_real_files_of_several_shapes_encodings_and_licences_become_one_set(work
     assert 50 < found["medicalgpt"]["raw"] < 140 and found["medicalgpt"]["left_out"] + found["medicalgpt"]["raw"] == 908
     for source in found.values():
         assert source["raw"] == source["converted"] + source["rejected"] + source["duplicates"]
+
+
+def test_the_example_of_the_documents_is_one_that_works():
+    found = {}
+    for name in ("README.md", "README.zh-CN.md", "docs/data.md"):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        (block,) = [part.split("```")[0] for part in text.split("```yaml\n")[1:] if "sources:" in part.split("```")[0]]
+        found[name] = YAML(typ="safe").load(block)["raw"]["sources"]
+    assert found["README.md"] == found["README.zh-CN.md"] == found["docs/data.md"]
+    sources = params_with({"raw.sources": found["README.md"]}).raw.all_sources
+    assert list(sources) == ["raw.sources.huatuo", "raw.sources.feedback", "raw.sources.general"]
+    assert {terms(source.licence) for source in sources.values()} == {"permissive"}

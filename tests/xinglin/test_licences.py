@@ -19,6 +19,8 @@ KINDS = {
         "BSD-3-Clause",
         "ODC-BY",
         "公有领域",
+        "own",
+        "自有数据",
     ],
     "non-commercial": [
         "CC-BY-NC-4.0",

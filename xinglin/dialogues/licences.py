@@ -7,7 +7,7 @@ Terms = Literal["permissive", "non-commercial", "none stated", "unknown"]  # per
 
 PERMISSIVE = re.compile(
     r"mit|isc|unlicense|apache-?2(\.0)?|bsd(-[23](-clause)?)?|0bsd|cc0(-1\.0)?|cc-by(-sa)?(-[1-4]\.\d)?(-[a-z]{2})?"
-    r"|odc-by(-1\.0)?|odbl(-1\.0)?|pddl(-1\.0)?|cdla-permissive-[12]\.0|mulanpsl-?2(\.0)?|public-domain|公有领域"
+    r"|odc-by(-1\.0)?|odbl(-1\.0)?|pddl(-1\.0)?|cdla-permissive-[12]\.0|mulanpsl-?2(\.0)?|public-domain|公有领域|own(-data)?|自有(数据)?"
 )
 NON_COMMERCIAL = re.compile(
     r"(^|-)nc(-|$)|non-?commercial|non-?profit|academic|research-(use-)?only|(only|for)-research|educational"
