@@ -29,6 +29,18 @@ def check(workplace, monkeypatch, capsys):
     return run
 
 
+@pytest.fixture
+def training(check):
+    """Give a function that adds a question to the training part."""
+
+    def add(question):
+        row = {"instruction": question, "input": "", "output": "好", "system": "", "history": [], "department": ""}
+        with Path("data/split/train.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    return add
+
+
 def lines(*records):
     return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
 
@@ -97,11 +109,24 @@ def test_what_all_questions_of_an_exam_have_in_common_is_left_out(check):
     assert status == 1 and "1 records, 3.23%" in out and "line 31" in out
 
 
+@pytest.mark.parametrize("options", ["（A）多喝水（B）去医院", " A. 多喝水 B. 去医院"])
+def test_a_short_question_is_found_though_its_options_stand_behind_it(check, training, options):
+    training("宝宝拉肚子怎么办")
+    status, out = check("exam.jsonl", lines({"question": f"宝宝拉肚子怎么办{options}", "answer": "A"}))
+    assert status == 1 and "1 records, 100.00%" in out
+
+
+def test_a_short_question_is_found_behind_an_instruction_that_all_have(check, training):
+    training("宝宝拉肚子怎么办")
+    other = [f"{chr(0x4E00 + 7 * i) * 6}该怎么治" for i in range(30)]
+    exam = [{"question": f"下列做法中最恰当的一项是哪一项请选择{text}"} for text in [*other, "宝宝拉肚子怎么办"]]
+    status, out = check("exam.jsonl", lines(*exam))
+    assert status == 1 and "1 records, 3.23%" in out and "line 31" in out
+
+
 @pytest.mark.parametrize("question", ["宝宝拉肚子怎么办", "老是累"])
-def test_a_short_question_is_found_where_training_asks_the_same(check, question):
-    row = {"instruction": question, "input": "", "output": "好", "system": "", "history": [], "department": ""}
-    with Path("data/split/train.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+def test_a_short_question_is_found_where_training_asks_the_same(check, training, question):
+    training(question)
     exam = lines({"question": f"{question}？", "answer": "A"}, {"question": "小孩肚子疼怎么办", "answer": "B"})
     status, out = check("exam.jsonl", exam)
     assert status == 1 and "1 records, 50.00%" in out and "line 1" in out
