@@ -121,7 +121,7 @@ def write_run() -> None:
                 "grams_13": {"test": {"texts": 0.25, "grams": 0.1}},
                 "groups": 88,
                 "largest_group": 2,
-                "overlap": {"exact": 0, "near": 0},
+                "overlap": {"exact": 0, "near": 0, "contained": 0},
             }
         ),
     )
