@@ -8,32 +8,21 @@ import itertools
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import numpy as np
 import orjson
 from pydantic import Field, model_validator
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from xinglin.cli import CommandError, run_command, start
 from xinglin.dialogues.rows import texts_of
 from xinglin.files import atomic_path, read_json, write_json
+from xinglin.leakage.boilerplate import is_common
 from xinglin.leakage.containment import CONTAINED
-from xinglin.leakage.links import (
-    Kind,
-    Texts,
-    closest,
-    compared,
-    contained_pairs,
-    equal_links,
-    likely_pairs,
-    near_across,
-    near_links,
-)
-from xinglin.leakage.similarity import gram_overlap, smallest_grams
+from xinglin.leakage.links import Kind, Texts, closest, compared, contained_pairs, equal_links, likely_pairs, near_links
+from xinglin.leakage.similarity import all_pairs, gram_overlap, groups, smallest_grams
 from xinglin.params import ParamsFile, Section, Seed
 
 SIDES = ("train", "val", "test")  # from the least to the most held out
@@ -41,6 +30,7 @@ FREE = -1  # the own side of a dialogue that has none
 COLUMNS = {"prompt": "instruction", "query": "input", "response": "output", "system": "system", "history": "history"}
 DEPARTMENTS = 10  # that the report names
 LARGE_SHARE, LARGE_FLOOR = 0.05, 50  # of the dialogues: a larger group has no side of its own choice
+COUNTED = 20_000  # dialogues whose 13-grams are looked for
 SHOWN = 40  # characters of a text
 SHOWN_PAIRS = 3
 CURE = "take copies out of the source, or put what is the same in every dialogue into `system`"
@@ -78,15 +68,16 @@ class Meta(NamedTuple):
     places: list[str]  # where it stands in data/raw
 
 
-def draw(questions: list[str], split: Split, ratios: np.ndarray | None = None) -> np.ndarray:
+def draw(questions: Sequence[str], split: Split, common: np.ndarray, ratios: np.ndarray | None = None) -> np.ndarray:
     """Return the side (its place in SIDES) that each first question draws [questions], whatever else the data holds.
 
     `ratios` [sides] stand instead of those of the parameters.
 
     What is drawn by is the smallest seeded hash of the question's 8-grams, which near-equal questions mostly have in common
-    (MinHash), so that few are moved by their group and the shares stay the ratios.
+    (MinHash), so that few are moved by their group and the shares stay the ratios. Those that are `common` to many questions
+    are left out as long as there are others.
     """
-    point = smallest_grams(questions, split.seed) / 2.0**64
+    point = smallest_grams(questions, split.seed, is_common(common)) / 2.0**64
     ratios = ratios_of(split) if ratios is None else ratios
     return (point >= ratios[0]).astype(np.int64) + (point >= ratios[0] + ratios[1])
 
@@ -107,7 +98,7 @@ class Drawn(NamedTuple):
         return self.own == FREE
 
 
-def draw_all(questions: list[str], parts: list[str], split: Split) -> Drawn:
+def draw_all(texts: Texts, parts: list[str], split: Split) -> Drawn:
     """Draw for each dialogue; one whose file is a part stands there, and draws the rest of its group after it.
 
     Where every file is a part and val or test is missing, it is drawn from train, in the ratio of the two.
@@ -115,7 +106,7 @@ def draw_all(questions: list[str], parts: list[str], split: Split) -> Drawn:
     own = np.array([SIDES.index(part) if part else FREE for part in parts], np.int64)
     ratios = ratios_of(split)
     if (own == FREE).any():
-        return Drawn(np.where(own == FREE, draw(questions, split), own), own, ratios)
+        return Drawn(np.where(own == FREE, draw(texts.drawn, split, texts.common), own), own, ratios)
     there = np.isin(np.arange(len(SIDES)), own)
     if not there[0]:
         given = " and ".join(name for name, is_there in zip(SIDES, there, strict=True) if is_there)
@@ -129,13 +120,7 @@ def draw_all(questions: list[str], parts: list[str], split: Split) -> Drawn:
     for name, ratio in itertools.compress(zip(SIDES, ratios.tolist(), strict=True), ~there):
         print(f"split: no file is {name}: it is drawn from train, {ratio:.0%} of it", file=sys.stderr)
     own = np.where(own == 0, FREE, own)
-    return Drawn(np.where(own == FREE, draw(questions, split, ratios), 0), own, ratios)
-
-
-def groups(links: np.ndarray, count: int) -> np.ndarray:
-    """Return the group number of each of `count` dialogues: those that `links` [n, 2] connect, in chains too, share it."""
-    graph = coo_array((np.ones(len(links), bool), (links[:, 0], links[:, 1])), shape=(count, count))
-    return connected_components(graph, directed=False)[1].astype(np.int64)
+    return Drawn(np.where(own == FREE, draw(texts.drawn, split, texts.common, ratios), 0), own, ratios)
 
 
 def assign(draws: np.ndarray, labels: np.ndarray, own: np.ndarray | None = None) -> np.ndarray:
@@ -153,29 +138,30 @@ def separate(
 ) -> tuple[np.ndarray, np.ndarray, dict]:
     """Return each dialogue's side and group, and what is left on two sides with the pairs that come closest to it.
 
-    Groups come from MinHash, which misses one pair in a thousand at the threshold; the exact join then looks for near pairs
-    across sides. What it finds, and a text that stands in another for the most part, becomes a link as well, until nothing is
-    left. A group only ever moves to a more held-out side, so each join after the first looks at what has moved.
+    Groups come from all texts that are equal or near, exactly. A text that stands in another of another side for the most part
+    becomes a link as well, until nothing is left: a group only ever moves to a more held-out side.
 
     Dialogues with a side of their `own` stay on it: what they share with another side is left there, and counted.
     """
-    links = [equal_links(texts), near_links(texts, threshold)]
+    near = near_links(texts, threshold)
+    links = [equal_links(texts), near]
     likely = [likely_pairs(kind) for kind in texts.kinds]
     inside = [kind.first[contained_pairs(kind, pairs)] for kind, (pairs, _) in zip(texts.kinds, likely, strict=True)]
-    sides, moved = np.full(len(draws), -1), np.ones(len(draws), bool)
+    sides = np.full(len(draws), FREE)
     while True:
         labels = groups(np.concatenate(links), len(draws))
         before, sides = sides, assign(draws, labels, own)
-        moved = sides != before
-        near = [near_across(kind, sides, threshold, moved) for kind in texts.kinds]
-        near = [kind.first[pairs] for kind, pairs in zip(texts.kinds, near, strict=True)]
-        parts = [pairs[sides[pairs[:, 0]] != sides[pairs[:, 1]]] for pairs in inside]
-        if own is not None and not moved.any():
+        parts = [across(pairs, sides) for pairs in inside]
+        if own is not None and np.array_equal(sides, before):
             return sides, labels, leaks(texts, sides, threshold)
-        if own is None and not any(map(len, near + parts)):
-            overlap = {"exact": shared(texts, sides), "near": sum(map(len, near)), "contained": sum(map(len, parts))}
+        if own is None and not any(map(len, parts)):
+            overlap = {"exact": shared(texts, sides), "near": len(across(near, sides)), "contained": sum(map(len, parts))}
             return sides, labels, {"overlap": overlap, "closest": named(closest(texts.kinds, likely, sides))}
-        links += near + parts
+        links += parts
+
+
+def across(pairs: np.ndarray, sides: np.ndarray) -> np.ndarray:
+    return pairs[sides[pairs[:, 0]] != sides[pairs[:, 1]]]
 
 
 def leaks(texts: Texts, sides: np.ndarray, threshold: float) -> dict:
@@ -184,22 +170,28 @@ def leaks(texts: Texts, sides: np.ndarray, threshold: float) -> dict:
     Each text is looked at once on every side that it stands on, so that one on two sides is compared with both.
     """
     kinds = [once_a_side(kind, sides) for kind in texts.kinds]
-    everywhere = np.ones(len(sides), bool)
     likely = [likely_pairs(kind) for kind in kinds]
-    near = [unequal(kind, near_across(kind, sides, threshold, everywhere)) for kind in kinds]
+    near = [unequal(kind, near_across(kind, sides, threshold)) for kind in kinds]
     inside = [unequal(kind, contained_pairs(kind, pairs)) for kind, (pairs, _) in zip(kinds, likely, strict=True)]
-    across = [
-        (sides[kind.first[pairs[:, 0]]] != sides[kind.first[pairs[:, 1]]]).sum()
-        for kind, pairs in zip(kinds, inside, strict=True)
-    ]
-    overlap = {"exact": shared(texts, sides), "near": sum(map(len, near)), "contained": int(sum(across))}
+    contained = sum(len(across(kind.first[pairs], sides)) for kind, pairs in zip(kinds, inside, strict=True))
+    overlap = {"exact": shared(texts, sides), "near": sum(map(len, near)), "contained": contained}
     return {"overlap": overlap, "closest": named(closest(kinds, likely, sides))}
 
 
 def once_a_side(kind: Kind, sides: np.ndarray) -> Kind:
     """Return a kind in which a text is one for each side that it stands on."""
     places, text = np.unique(kind.text * len(SIDES) + sides[kind.owner], return_inverse=True)
-    return kind._replace(texts=[kind.texts[place // len(SIDES)] for place in places.tolist()], text=text)
+    return kind._replace(texts=kind.texts.take(places // len(SIDES)), text=text)
+
+
+def near_across(kind: Kind, sides: np.ndarray, threshold: float) -> np.ndarray:
+    """Return all index pairs [n, 2] of near texts on different sides, exactly."""
+    on = [np.flatnonzero(sides[kind.first] == side) for side in range(len(SIDES))]
+    found = [np.empty((0, 2), np.int64)]
+    for left, right in itertools.combinations(on, 2):
+        pairs = all_pairs(kind.texts.take(left), kind.texts.take(right), threshold)
+        found.append(np.stack([left[pairs[:, 0]], right[pairs[:, 1]]], 1))
+    return np.concatenate(found)
 
 
 def unequal(kind: Kind, pairs: np.ndarray) -> np.ndarray:
@@ -242,15 +234,9 @@ def largest(texts: Texts, labels: np.ndarray) -> str:
     """Return in words how large the largest group is and the beginning of the text that most of it has in common."""
     sizes = np.bincount(labels)
     inside = labels == sizes.argmax()
-    counted = Counter(
-        {
-            kind.texts[text]: count
-            for kind in texts.kinds
-            for text, count in enumerate(np.bincount(kind.text[inside[kind.owner]], minlength=len(kind.texts)).tolist())
-            if count
-        }
-    )
-    text = counted.most_common(1)[0][0] if counted else ""
+    counted = [np.bincount(kind.text[inside[kind.owner]], minlength=1) for kind in texts.kinds]
+    kind, counts = max(zip(texts.kinds, counted, strict=True), key=lambda pair: pair[1].max())
+    text = kind.texts[int(counts.argmax())] if counts.max() else ""
     return f"a group of {sizes.max():,} of {len(labels):,} dialogues is held together by texts such as {text[:SHOWN]!r}"
 
 
@@ -263,10 +249,6 @@ def report(meta: Meta, sides: np.ndarray, labels: np.ndarray, drawn: Drawn, text
     counts = np.bincount(sides, minlength=len(SIDES))
     expected = np.bincount(drawn.own[~drawn.free], minlength=len(SIDES)) + ratios * drawn.free.sum()
     chance = 1.96 * np.sqrt(ratios * (1 - ratios) * (np.bincount(labels[drawn.free], minlength=1) ** 2).sum()) / total
-    whole_texts = {
-        name: ["\n".join(filter(None, texts.turns[row])) for row in np.flatnonzero(sides == place).tolist()]
-        for place, name in enumerate(SIDES)
-    }
 
     def by_side(values: np.ndarray) -> dict[str, float]:
         return {name: round(value, 4) for name, value in zip(SIDES, values.tolist(), strict=True)}
@@ -282,9 +264,22 @@ def report(meta: Meta, sides: np.ndarray, labels: np.ndarray, drawn: Drawn, text
         "own_parts": {name: meta.parts.count(name) for name in SIDES},
         "boilerplate": texts.left_out,
         "thresholds": {"near": split.near_duplicate_threshold, "contained": CONTAINED},
-        "grams_13": {name: gram_overlap(whole_texts[name], whole_texts["train"]) for name in SIDES[1:]},
+        "grams_13": {name: grams_in_common(texts, sides, place) for place, name in enumerate(SIDES) if place},
         "mix": {name: mix(meta, sides == place) for place, name in enumerate(SIDES)},
     }
+
+
+def grams_in_common(texts: Texts, sides: np.ndarray, place: int) -> dict[str, float]:
+    """Return the share of a side's dialogues that have a 13-gram of training, and of their 13-grams.
+
+    Of a side with more than COUNTED dialogues, evenly chosen ones are looked at.
+    """
+    inside = np.flatnonzero(sides == place)
+    chosen = np.zeros(len(sides), bool)
+    chosen[inside[:: len(inside) // COUNTED + 1]] = True
+    held, trained = (flags[texts.owner] & (texts.contents.lengths > 0) for flags in (chosen, sides == 0))
+    owner = np.unique(texts.owner[held], return_inverse=True)[1]
+    return gram_overlap(texts.contents.take(held), texts.contents.take(trained), owner)
 
 
 def warn(found: dict) -> None:
@@ -343,7 +338,7 @@ def main() -> None:
     params, began = Params.read(), time.perf_counter()
     split, meta = params.split, Meta([], [], [], [])
     texts = compared(dialogues(paths.converted, meta))
-    drawn = draw_all(texts.drawn, meta.parts, split)
+    drawn = draw_all(texts, meta.parts, split)
     own = None if drawn.free.all() else drawn.own
     sides, labels, kept_apart = separate(texts, drawn.sides, split.near_duplicate_threshold, own)
     need_small_groups(texts, labels, drawn.free)

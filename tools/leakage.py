@@ -109,10 +109,10 @@ def contents(texts: Sequence[Text], known: Known) -> tuple[list[str], Known]:
         len({text.where for text in texts}),
     )
     common = np.unique(np.concatenate([common_grams(part) for part in (distinct, *known)]))
-    rest = dict(zip(distinct, without(distinct, common), strict=True))
-    stock = {text for text, count in often.items() if is_stock(text, count, records, True)}
+    rest = dict(zip(distinct, without(distinct, [common]), strict=True))
+    stock = {text for text, count in often.items() if is_stock(len(text), count, records, True)}
     return ["" if text.plain in stock else rest[text.plain] for text in texts], Known(
-        *(without(part, common) for part in known)
+        *(list(without(part, [common])) for part in known)
     )
 
 

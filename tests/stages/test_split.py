@@ -11,6 +11,7 @@ from tests.conftest import ROOT, params_with
 from xinglin.leakage.links import SHORT, compared, equal_links, near_links
 
 SPLIT = params_with().split
+NONE = np.empty(0, np.uint64)  # 8-grams
 NOTHING = {"exact": 0, "near": 0, "contained": 0}
 INSTRUCTION = "你是一名经验丰富的临床医生，请认真阅读下面患者的描述，给出专业、准确、易懂的回答，不要给出处方药的具体用量。"
 STOCK = "建议您多喝水，注意休息，必要时到医院就诊检查血常规和胸片。"
@@ -40,7 +41,7 @@ def questions(count):
 
 def sides(dialogues, split=SPLIT):
     texts = compared(dialogues)
-    found, _, told = separate(texts, draw(texts.drawn, split), split.near_duplicate_threshold)
+    found, _, told = separate(texts, draw(texts.drawn, split, texts.common), split.near_duplicate_threshold)
     assert told["overlap"] == NOTHING
     return [SIDES[side] for side in found.tolist()]
 
@@ -78,28 +79,36 @@ def test_data_that_grows_moves_no_test_row_into_training_wherever_the_new_rows_s
     assert "train" in after and before != after
 
 
+def test_data_that_makes_a_phrase_boilerplate_leaves_the_draw_of_old_rows():
+    """Cut out and joined, the rest would make new 8-grams; masked, only a draw by the phrase itself is another."""
+    phrase = "最近感觉身体不太舒服想咨询"
+    old = [(f"{q[:9]}{phrase}{q[9:]}{i}", "好") for i, q in enumerate(random_texts(28, 30, 9))]
+    new = [(f"{q}{phrase}", "好") for q in random_texts(40, 30, 10)]
+    before, after = (compared(dialogues) for dialogues in (old, old + new))
+    assert not len(before.common) and len(after.common) == len(phrase) - 7
+    drawn = [draw(texts.drawn, SPLIT, texts.common)[: len(old)] for texts in (before, after)]
+    assert np.mean(drawn[0] == drawn[1]) > 0.8
+
+
 def test_another_seed_is_another_split():
     other = SPLIT.model_copy(update={"seed": 7})
-    assert draw(questions(50), SPLIT).tolist() != draw(questions(50), other).tolist()
+    assert draw(questions(50), SPLIT, NONE).tolist() != draw(questions(50), other, NONE).tolist()
 
 
 def test_near_questions_mostly_draw_the_same_side():
     some = [f"{q}，{LONG[i % 20 :]}" for i, q in enumerate(questions(500))]
     changed = [q.replace("谢谢", "谢") for q in some]
-    assert np.mean(draw(some, SPLIT) == draw(changed, SPLIT)) > 0.85
+    assert np.mean(draw(some, SPLIT, NONE) == draw(changed, SPLIT, NONE)) > 0.85
 
 
 def test_a_group_takes_its_most_held_out_side():
     assert assign(np.array([0, 2, 1, 0]), np.array([0, 0, 1, 1])).tolist() == [2, 2, 1, 1]
 
 
-def test_what_minhash_misses_is_found_by_the_exact_join_and_put_together(monkeypatch):
-    texts = compared([(f"{LONG}{'嗯' * (i % 2)}{i}", "好") for i in range(9)])
-    monkeypatch.setattr("stages.split.contained_pairs", lambda kind, pairs: np.empty((0, 2), np.int64))
-    monkeypatch.setattr("xinglin.leakage.links.near_pairs", lambda texts, threshold: np.empty((0, 2), np.int64))
-    draws = np.arange(9) % 3
-    found, _, told = separate(texts, draws, 0.8)
-    assert told["overlap"] == NOTHING and set(found.tolist()) == {2}
+def test_what_is_found_inside_another_after_the_groups_moved_is_put_together_too():
+    texts = compared([(LONG[: 20 + 4 * i], "好") for i in range(5)])
+    found, _, told = separate(texts, np.array([0, 0, 0, 0, 2]), 0.9)
+    assert told["overlap"] == NOTHING and found.tolist() == [2] * 5
 
 
 def sample():
@@ -198,7 +207,7 @@ def test_what_is_left_on_one_side_of_two_is_what_comparing_all_with_all_leaves()
             body = draw_one.choice(dialogues)[0].removeprefix(CLASSES)[:-1] + draw_one.choice("甲乙丙")
         dialogues.append(((CLASSES if i % 2 else "") + body, "好"))
     texts = compared(dialogues)
-    found, _, _ = separate(texts, draw(texts.drawn, SPLIT), 0.7)
+    found, _, _ = separate(texts, draw(texts.drawn, SPLIT, texts.common), 0.7)
     kind = texts.kinds[0]
     side = found[kind.first].tolist()
     near = [

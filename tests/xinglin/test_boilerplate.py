@@ -34,12 +34,12 @@ def test_what_is_common_to_many_texts_is_left_out_as_a_loop_leaves_it_out(common
     texts = [body(DRAW.randint(0, 30)) for _ in range(600)]
     texts = [TEMPLATE + text + TAIL * (i % 2) if i < common else text for i, text in enumerate(texts)]
     texts = list(dict.fromkeys([*texts, TEMPLATE, "", TEMPLATE + "咳"]))
-    assert without(texts, common_grams(texts)) == brute(texts)
+    assert list(without(texts, [common_grams(texts)])) == brute(texts)
 
 
 def test_a_text_without_boilerplate_is_the_same_text():
     texts = [body(40) for _ in range(300)]
-    assert without(texts, common_grams(texts)) == texts
+    assert list(without(texts, [common_grams(texts)])) == texts
 
 
 def test_many_texts_are_made_plain_as_one_is():

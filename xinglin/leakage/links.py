@@ -4,28 +4,39 @@ Texts are compared as their content: what is left of them without what many othe
 """
 
 import itertools
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from xinglin.leakage.boilerplate import GREETING, STOCK_FLOOR, STOCK_SHARE, common_grams, limit, without
-from xinglin.leakage.containment import candidates, contained, overlaps
-from xinglin.leakage.similarity import all_pairs, near_pairs, plain_texts
+from xinglin.leakage.boilerplate import (
+    DRAW_FLOOR,
+    DRAW_SHARE,
+    GREETING,
+    STOCK_FLOOR,
+    STOCK_SHARE,
+    common_grams,
+    is_common,
+    limit,
+    without,
+)
+from xinglin.leakage.containment import candidates, contained
+from xinglin.leakage.similarity import KEY_GRAM, near_pairs, overlaps, plain_batch, sorted_set
+from xinglin.leakage.stored import Batch, Stored, by_batch, distinct, places, store
 
 SHORT = 20  # characters from which on an answer says something of its own; "不客气，祝您早日康复" is in many dialogues
 WORDED = 10  # characters from which on a question that stands in another is the same one; "高血压怎么办" is in many
 CLOSEST = 20  # pairs that a report names
 LOOKED_AT = 2000  # pairs whose overlap is counted to find the closest
-AT_ONCE = 5000  # dialogues
+AT_ONCE = 500  # dialogues
+KINDS = ("question", "answer")
 
 
 class Kind(NamedTuple):
     """Distinct texts that are compared with each other, which dialogues they stand in, and how short a contained one may be."""
 
     name: str
-    texts: list[str]
+    texts: Stored
     text: np.ndarray  # [n] a text's place in `texts` …
     owner: np.ndarray  # [n] … and a dialogue that it stands in
     least: int
@@ -39,9 +50,11 @@ class Kind(NamedTuple):
 class Texts(NamedTuple):
     """What is compared of some dialogues."""
 
-    drawn: list[str]  # what each dialogue draws by: its first question that says something
+    drawn: Stored  # what each dialogue draws by: its first question that says something, as it stands …
+    common: np.ndarray  # … and the 8-grams that say nothing
     kinds: list[Kind]
-    turns: list[list[str]]  # the content of each dialogue's questions and answers in turn
+    contents: Stored  # all questions and answers in turn, without boilerplate …
+    owner: np.ndarray  # … and the dialogue of each
     left_out: dict[str, int]  # texts that boilerplate was taken from, by kind
 
 
@@ -51,59 +64,78 @@ def compared(dialogues: Iterable[Sequence[str]]) -> Texts:
     Compared are first questions, later ones and answers of SHORT characters or more. A dialogue none of whose questions has
     content has its first question to be known by.
     """
-    turns = plain_turns(dialogues)
-    firsts = [texts[0] for texts in turns]
-    left_out = {name: strip(turns, start) for start, name in enumerate(("questions", "answers"))}
-    drawn, questions, answers = [], [], []
-    for owner, texts in enumerate(turns):
-        if not any(texts[::2]):
-            texts[0] = firsts[owner]
-        asked = [texts[0], *(text for text in texts[2::2] if len(text) >= SHORT)]
-        drawn.append(next(filter(None, texts[::2])))
-        questions += [(text, owner) for text in dict.fromkeys(asked) if text]
-        answers += [(text, owner) for text in dict.fromkeys(texts[1::2]) if len(text) >= SHORT]
-    return Texts(drawn, [kind("question", questions, WORDED), kind("answer", answers, SHORT)], turns, left_out)
+    counts: list[int] = []
+    texts = store(plain_turns(dialogues, counts))
+    total, turns = len(counts), np.array(counts, np.int64)
+    owner, turn = np.repeat(np.arange(total), turns), places(np.zeros(total, np.int64), turns)
+    of_kind = [np.flatnonzero(turn % 2 == place) for place in range(len(KINDS))]
+    questions = texts.take(of_kind[0])
+    common = common_grams(questions, DRAW_SHARE, DRAW_FLOOR, KEY_GRAM)
+    drawn = of_kind[0][says_something(questions, common)]
+    drawn = np.concatenate([drawn, np.flatnonzero(turn == 0)])
+    drawn = drawn[np.unique(owner[drawn], return_index=True)[1]]
+
+    commons = [common_grams(some.take(distinct(some)[0])) for some in map(texts.take, of_kind)]
+    contents = without(texts, commons, turn % 2)
+    for place, chosen in enumerate(of_kind):
+        contents.lengths[chosen[stock(contents.take(chosen), owner[chosen], total, place == 0)]] = 0
+    asked = np.bincount(owner[of_kind[0]], contents.lengths[of_kind[0]], total)
+    left_out = {
+        f"{name}s": int((contents.lengths != texts.lengths)[chosen].sum()) for name, chosen in zip(KINDS, of_kind, strict=True)
+    }
+    contents.restore(np.flatnonzero((turn == 0) & (asked[owner] == 0)), texts)
+    long = contents.lengths >= SHORT
+    kinds = [
+        kind(name, contents, chosen, owner, least)
+        for name, chosen, least in (
+            ("question", np.flatnonzero((turn % 2 == 0) & (long | (turn == 0) & (contents.lengths > 0))), WORDED),
+            ("answer", np.flatnonzero((turn % 2 == 1) & long), SHORT),
+        )
+    ]
+    return Texts(texts.take(drawn), common, kinds, contents, owner, left_out)
 
 
-def plain_turns(dialogues: Iterable[Sequence[str]]) -> list[list[str]]:
-    found = []
+def plain_turns(dialogues: Iterable[Sequence[str]], counts: list[int]) -> Iterator[Batch]:
+    """Yield the texts of some dialogues at once as they are compared, and add to `counts` how many each has."""
     given = iter(dialogues)
     while some := list(itertools.islice(given, AT_ONCE)):
-        texts = iter(plain_texts([text for dialogue in some for text in dialogue]))
-        found += [list(itertools.islice(texts, len(dialogue))) for dialogue in some]
-    return found
+        counts += map(len, some)
+        yield plain_batch([text for dialogue in some for text in dialogue])
 
 
-def strip(turns: list[list[str]], start: int) -> int:
-    """Take what many texts have in common out of every second turn from `start` on; return how many texts that changed."""
-    distinct = list(dict.fromkeys(text for texts in turns for text in texts[start::2]))
-    contents = dict(zip(distinct, without(distinct, common_grams(distinct)), strict=True))
-    often = Counter(text for texts in turns for text in {contents[text] for text in texts[start::2]})
-    stock = {text for text, count in often.items() if is_stock(text, count, len(turns), start == 0)}
-    changed = 0
-    for texts in turns:
-        for place in range(start, len(texts), 2):
-            content = contents[texts[place]]
-            content = "" if content in stock else content
-            changed += content != texts[place]
-            texts[place] = content
-    return changed
+def says_something(questions: Stored, common: np.ndarray) -> np.ndarray:
+    """Return the places of the questions that have an 8-gram that is not common."""
+    marked = is_common(common)
+
+    def uncommon(start: int, batch: Batch) -> np.ndarray:
+        batch = batch.padded(KEY_GRAM)
+        counts = batch.lengths - KEY_GRAM + 1
+        return np.flatnonzero(~np.logical_and.reduceat(marked(batch), np.cumsum(counts) - counts)) + start
+
+    return np.concatenate([np.empty(0, np.int64), *by_batch(uncommon, questions)])
 
 
-def is_stock(text: str, count: int, dialogues: int, asked: bool) -> bool:
-    """Return whether a text that stands in `count` of the dialogues is a greeting or a stock answer.
+def stock(texts: Stored, owner: np.ndarray, dialogues: int, asked: bool) -> np.ndarray:
+    """Return for each text of some dialogues whether it is a greeting or a stock answer."""
+    first, which = distinct(texts)
+    count = np.bincount(sorted_set(owner * len(first) + which) % max(1, len(first)), minlength=len(first))
+    return is_stock(texts.lengths[first], count, dialogues, asked)[which]
+
+
+def is_stock(length: int | np.ndarray, count: int | np.ndarray, dialogues: int, asked: bool) -> np.ndarray:
+    """Return whether texts that stand in `count` of the dialogues are greetings or stock answers.
 
     A question that is longer than a greeting may stand in many because it was answered many times: it needs a larger share.
     """
-    if asked and len(text) > GREETING:
-        return count > limit(dialogues, STOCK_SHARE, STOCK_FLOOR)
-    return count > limit(dialogues)
+    most = limit(dialogues, STOCK_SHARE, STOCK_FLOOR)
+    return count > np.where(np.logical_and(asked, np.greater(length, GREETING)), most, limit(dialogues))
 
 
-def kind(name: str, given: list[tuple[str, int]], least: int) -> Kind:
-    place: dict[str, int] = {}
-    text = np.fromiter((place.setdefault(text, len(place)) for text, _ in given), np.int64, len(given))
-    return Kind(name, list(place), text, np.fromiter((owner for _, owner in given), np.int64, len(given)), least)
+def kind(name: str, contents: Stored, chosen: np.ndarray, owner: np.ndarray, least: int) -> Kind:
+    texts = contents.take(chosen)
+    first, text = distinct(texts)
+    pairs = sorted_set(owner[chosen] * len(first) + text)
+    return Kind(name, texts.take(first), pairs % max(1, len(first)), pairs // max(1, len(first)), least)
 
 
 def equal_links(texts: Texts) -> np.ndarray:
@@ -112,26 +144,8 @@ def equal_links(texts: Texts) -> np.ndarray:
 
 
 def near_links(texts: Texts, threshold: float) -> np.ndarray:
-    """Return pairs of dialogues [n, 2] that have a near text, those that MinHash connects."""
+    """Return pairs of dialogues [n, 2] that have a near text, enough of them to connect all that do."""
     return np.concatenate([kind.first[near_pairs(kind.texts, threshold)] for kind in texts.kinds])
-
-
-def near_across(kind: Kind, sides: np.ndarray, threshold: float, moved: np.ndarray) -> np.ndarray:
-    """Return all pairs of near texts [n, 2] of which one dialogue stands on a lower side than the other, by the exact join.
-
-    `sides` [dialogues]; equal texts must stand on one side. Only pairs with a dialogue that `moved` [dialogues].
-    """
-    side, new = sides[kind.first], moved[kind.first]
-    held = np.flatnonzero(new & (side > 0) if new.all() else new)
-    if not len(held):
-        return np.empty((0, 2), np.int64)
-
-    def across(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-        one = held[one]
-        return side[one] > side[other] if new.all() else side[one] != side[other]
-
-    pairs = all_pairs([kind.texts[place] for place in held.tolist()], kind.texts, threshold, across)
-    return np.stack([held[pairs[:, 0]], pairs[:, 1]], 1)
 
 
 def likely_pairs(kind: Kind) -> tuple[np.ndarray, np.ndarray]:
@@ -147,13 +161,14 @@ def closest(kinds: Sequence[Kind], likely: Sequence[tuple[np.ndarray, np.ndarray
     """Return the CLOSEST pairs across sides: kind, line of both dialogues (from 1 on), their sides, and their overlap."""
     found = []
     for kind, (pairs, share) in zip(kinds, likely, strict=True):
-        side = sides[kind.first]
+        first = kind.first
+        side = sides[first]
         across = np.flatnonzero(side[pairs[:, 0]] != side[pairs[:, 1]])
         across = across[np.argsort(-share[across], kind="stable")][:LOOKED_AT]
         for (i, j), (jaccard, part) in zip(
             pairs[across].tolist(), overlaps(kind.texts, kind.texts, pairs[across]).tolist(), strict=True
         ):
-            lines = [int(kind.first[i]), int(kind.first[j])]
+            lines = [int(first[i]), int(first[j])]
             found.append(
                 {
                     "kind": kind.name,

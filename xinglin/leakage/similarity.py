@@ -1,31 +1,33 @@
-"""Which texts are nearly equal: MinHash proposes pairs quickly, an exact join shows whether one is left, 13-grams are counted.
+"""Which texts are nearly equal, exactly: pieces of their sets of shingles are looked up, 13-grams are counted.
 
 Texts are compared as letters, digits and ideographs in lower case (`plain`). Two are near if the sets of their character
 3-grams overlap by a threshold or more (Jaccard: those shared over all).
 """
 
-import os
+import contextlib
 import re
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from typing import TypeVar
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import cache, lru_cache
 
 import numpy as np
-from rensa import RMinHash
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from xinglin.leakage.stored import MIX, Batch, Stored, batch_of, by_batch, count, places, stored
 
 SHINGLE = 3  # characters
 KEY_GRAM = 8  # characters
 GRAM = 13  # characters, as decontamination counts 13-grams (Brown et al. 2020, appendix C, there of words)
-PERMUTATIONS = 64
-RECALL = 0.999  # the least chance that MinHash proposes a pair at the threshold
-BITS = 512  # of the bitmaps that rule out most of what is not near
-BATCH = 8192  # texts whose shingles are in memory at once, for each thread
+PIECES_FROM = 0.8  # the threshold from which on pieces of sets are large enough to tell texts apart
+LEVEL = 1.25  # between the sizes of sets that are cut into equally many pieces
+OWNER = np.uint64(26)  # bits of a text's number beside 38 of a hash
+SPILLED = 16  # files
+BITS = 1024  # of the bitmaps that rule out most of what is not near
+SETS = 10_000  # of shingles, in memory at once
 CHUNK = 20_000  # pairs compared at once
 HITS = 2_000_000  # places in which a shingle is found at once
 NOT_WORD = re.compile(r"[\W_]+")
-MIX = np.uint64(0x9E3779B97F4A7C15)
-T = TypeVar("T")
 
 
 def plain(text: str) -> str:
@@ -33,17 +35,25 @@ def plain(text: str) -> str:
     return NOT_WORD.sub("", text).lower() or text
 
 
-def plain_texts(texts: Sequence[str]) -> list[str]:
+def plain_batch(texts: Sequence[str]) -> Batch:
     """Return `plain` of many texts, by a table of all characters instead of a search in each text."""
-    together = "".join(texts)
+    given = batch_of(texts)
     word, lower = characters()
-    points = np.frombuffer(together.encode("utf-32-le", "surrogatepass"), np.uint32)
-    kept = word[points]
-    if (lower[points] == 0).any():
-        return [plain(text) for text in texts]
-    found = lower[points[kept]].tobytes().decode("utf-32-le", "surrogatepass")
-    ends = np.concatenate([[0], np.cumsum(kept)])[np.cumsum([0, *map(len, texts)])].tolist()
-    return [found[a:b] or text for a, b, text in zip(ends, ends[1:], texts, strict=False)]
+    kept = word[given.points]
+    if (lower[given.points] == 0).any():
+        return batch_of([plain(text) for text in texts])
+    counts = np.diff(np.concatenate([[0], np.cumsum(kept)])[np.append(given.begins, len(kept))])
+    if ((counts == 0) & (given.lengths > 0)).any():
+        return batch_of([plain(text) for text in texts])
+    return Batch(lower[given.points[kept]], counts)
+
+
+def plain_texts(texts: Sequence[str]) -> list[str]:
+    batch = plain_batch(texts)
+    together = batch.points.tobytes().decode("utf-32-le", "surrogatepass")
+    return [
+        together[begin : begin + length] for begin, length in zip(batch.begins.tolist(), batch.lengths.tolist(), strict=True)
+    ]
 
 
 @cache
@@ -56,24 +66,18 @@ def characters() -> tuple[np.ndarray, np.ndarray]:
     return word, lower
 
 
-def grams(texts: Sequence[str], size: int) -> tuple[np.ndarray, np.ndarray]:
+def grams(batch: Batch, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Return hashes [all] of the texts' character n-grams, one text after the other, and each text's count [texts]."""
-    points = np.frombuffer("".join(texts).encode("utf-32-le"), np.uint32).astype(np.uint64)
-    lengths = np.fromiter(map(len, texts), np.int64, len(texts))
-    counts = np.maximum(lengths - size + 1, 0)
-    inside = np.ones(len(points), bool)  # where an n-gram begins that ends in the same text
-    ends = np.cumsum(lengths)
-    for offset in range(1, size):
-        inside[np.maximum(ends - offset, ends - lengths)[lengths > 0]] = False
+    points, counts = batch.points.astype(np.uint64), np.maximum(batch.lengths - size + 1, 0)
     hashes = np.zeros(max(0, len(points) - size + 1), np.uint64)
     for offset in range(size):
         hashes = (hashes ^ points[offset : offset + len(hashes)]) * MIX
         hashes ^= hashes >> np.uint64(29)
-    return hashes[inside[: len(hashes)]], counts
+    return hashes[places(batch.begins, counts)], counts
 
 
-def shingles(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    return grams([text.ljust(SHINGLE, "\0") for text in texts], SHINGLE)
+def shingles(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+    return grams(batch.padded(SHINGLE), SHINGLE)
 
 
 def mixed(hashes: np.ndarray) -> np.ndarray:
@@ -83,14 +87,23 @@ def mixed(hashes: np.ndarray) -> np.ndarray:
     return hashes ^ (hashes >> np.uint64(31))
 
 
-def smallest_grams(texts: Sequence[str], seed: int) -> np.ndarray:
-    """Return for each text a number below 2**64 that hangs on the smallest seeded hash of its 8-grams only [texts]."""
-    found = [np.empty(0, np.uint64)]
-    for _, batch in batches(texts):
-        hashes, counts = grams([text.ljust(KEY_GRAM, "\0") for text in batch], KEY_GRAM)
-        seeded = mixed(hashes ^ np.uint64(seed % 2**64))
-        found.append(mixed(np.minimum.reduceat(seeded, np.cumsum(counts) - counts)))
-    return np.concatenate(found)
+def smallest_grams(texts: Sequence[str], seed: int, common: Callable[[Batch], np.ndarray] | None = None) -> np.ndarray:
+    """Return for each text a number below 2**64 that hangs on the smallest seeded hash of its 8-grams only [texts].
+
+    Those that `common` marks are left out, unless that leaves none.
+    """
+
+    def smallest(_: int, batch: Batch) -> np.ndarray:
+        batch = batch.padded(KEY_GRAM)
+        hashes, counts = grams(batch, KEY_GRAM)
+        seeded, begins = mixed(hashes ^ np.uint64(seed % 2**64)), np.cumsum(counts) - counts
+        least = np.minimum.reduceat(seeded, begins)
+        if common is not None:
+            rest = np.minimum.reduceat(np.where(common(batch), ~np.uint64(0), seeded), begins)
+            least = np.where(rest == ~np.uint64(0), least, rest)
+        return mixed(least)
+
+    return np.concatenate([np.empty(0, np.uint64), *by_batch(smallest, stored(texts))])
 
 
 def sorted_set(keys: np.ndarray) -> np.ndarray:
@@ -99,34 +112,28 @@ def sorted_set(keys: np.ndarray) -> np.ndarray:
     return keys[np.concatenate([[True], keys[1:] != keys[:-1]])[: len(keys)]]
 
 
-def batches(texts: Sequence[str]) -> Iterator[tuple[int, Sequence[str]]]:
-    for start in range(0, len(texts), BATCH):
-        yield start, texts[start : start + BATCH]
+def quick_grams(batch: Batch, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return hashes and counts as `grams` does, other hashes, in fewer steps: those of 2, 4, 8 … characters make the next."""
+    counts = np.maximum(batch.lengths - size + 1, 0)
+    points, width, done = batch.points.astype(np.uint64), 1, size & 1
+    found = points
+    while done < size:
+        points, width = joined(points[:-width], points[width:]), 2 * width
+        if size & width:
+            found, done = joined(found, points[done:]) if done else points, done + width
+    return found[places(batch.begins, counts)], counts
 
 
-def by_batch(work: Callable[[int, Sequence[str]], T], texts: Sequence[str]) -> Iterator[T]:
-    """Yield `work(start, batch)` of all batches in their order, a thread for each processor: numpy lets go of Python's lock."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        waiting: list = []
-        for start, batch in batches(texts):
-            waiting.append(pool.submit(work, start, batch))
-            if len(waiting) > (os.cpu_count() or 1):
-                yield waiting.pop(0).result()
-        for future in waiting:
-            yield future.result()
+def joined(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    hashes = left[: len(right)] * MIX
+    hashes += right[: len(hashes)]
+    hashes *= np.uint64(0xBF58476D1CE4E5B9)
+    hashes ^= hashes >> np.uint64(29)
+    return hashes
 
 
-def eight_grams(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Return hashes [all] of the texts' 8-grams and each text's count [texts], as `grams` does, in three steps for eight."""
-    points = np.frombuffer("".join(texts).encode("utf-32-le"), np.uint32).astype(np.uint64)
-    lengths = np.fromiter(map(len, texts), np.int64, len(texts))
-    counts = np.maximum(lengths - 7, 0)
-    for step in (1, 2, 4):
-        points = (points[:-step] * MIX + points[step:]) * np.uint64(0xBF58476D1CE4E5B9)
-        points ^= points >> np.uint64(29)
-    begins = np.cumsum(lengths) - lengths
-    place = np.arange(counts.sum()) + np.repeat(begins - (np.cumsum(counts) - counts), counts)
-    return points[place], counts
+def eight_grams(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+    return quick_grams(batch, KEY_GRAM)
 
 
 def jaccard(a: str, b: str) -> float:
@@ -139,64 +146,149 @@ def shingle_set(text: str) -> set[str]:
     return {text[i : i + SHINGLE] for i in range(max(1, len(text) - SHINGLE + 1))}
 
 
-def near_pairs(texts: Sequence[str], threshold: float) -> np.ndarray:
-    """Return index pairs [n, 2] of near texts, enough of them to connect those that are near.
+def groups(links: np.ndarray, count: int) -> np.ndarray:
+    """Return the group number of each of `count` things: those that `links` [n, 2] connect, in chains too, share it."""
+    graph = coo_array((np.ones(len(links), bool), (links[:, 0], links[:, 1])), shape=(count, count))
+    return connected_components(graph, directed=False)[1].astype(np.int64)
 
-    MinHash (Broder 1997) by rensa; signatures are compared in bands, with as many rows a band as RECALL allows. Texts that
-    agree in a band are compared with the first of them and the one before, exactly.
+
+def near_pairs(given: Sequence[str], threshold: float) -> np.ndarray:
+    """Return index pairs [n, 2] of near texts, enough of them to connect all that are near, exactly.
+
+    A set of shingles is cut into more pieces, by hash, than shingles of a near one can differ: one piece at the least is the
+    same in both (Arasu et al. 2006). Texts with an equal piece are compared with the first of them and the one before, then
+    with all that this left in another group: so a thousand copies cost no million pairs.
     """
-    if len(texts) < 2:
-        return np.empty((0, 2), np.int64)
-    signatures = np.concatenate(list(by_batch(lambda _, batch: signatures_of(batch), texts)))
-    rows = max(r for r in range(1, 17) if r == 1 or 1 - (1 - threshold**r) ** (PERMUTATIONS // r) >= RECALL)
-    found = []
-    for first in range(0, PERMUTATIONS - rows + 1, rows):
-        key = np.zeros(len(texts), np.uint64)
-        for column in range(first, first + rows):
-            key = (key ^ signatures[:, column]) * MIX
-        order = np.argsort(key, kind="stable")
-        begins = np.flatnonzero(np.diff(key[order], prepend=key[order[0]] + np.uint64(1)))
-        leader = order[np.repeat(begins, np.diff(begins, append=len(order)))]
-        found += [
-            np.stack([leader, order], 1)[leader != order],
-            np.stack([order[:-1], order[1:]], 1)[key[order[:-1]] == key[order[1:]]],
-        ]
-    pairs = np.unique(np.sort(np.concatenate(found), 1), axis=0)
-    alike = np.concatenate(
-        [(signatures[a] == signatures[b]).mean(1) for a, b in (p.T for p in np.array_split(pairs, len(pairs) // CHUNK + 1))]
-    )
-    return verified(texts, texts, pairs[alike >= threshold - 0.25], threshold)
+    texts = stored(given)
+    if threshold < PIECES_FROM:
+        return all_pairs(texts, texts, threshold)
+    owner, run = equal_pieces(texts, threshold)
+    maps = bitmaps(texts)
+    begins = np.flatnonzero(np.diff(run, prepend=-1))
+    leader = np.repeat(owner[begins], np.diff(begins, append=len(owner)))
+    chain = run[1:] == run[:-1]
+    pairs = np.concatenate([np.stack([leader, owner], 1), np.stack([owner[:-1], owner[1:]], 1)[chain]])
+    found = near_of(texts, maps, pairs, threshold)
+    label = groups(found, len(texts))
+    sizes = np.diff(begins, append=len(owner))
+    split = np.maximum.reduceat(label[owner], begins) != np.minimum.reduceat(label[owner], begins) if len(owner) else begins > 0
+    left = np.repeat(split, sizes)
+    owner, size = owner[left], sizes[split]
+    behind = np.repeat(np.cumsum(size), size) - np.arange(len(owner)) - 1  # members of the run that follow
+    rest = [found]
+    for part in np.array_split(np.arange(len(owner)), behind.sum() // HITS + 1):
+        one, other = np.repeat(owner[part], behind[part]), owner[places(part + 1, behind[part])]
+        apart = label[one] != label[other]
+        rest.append(near_of(texts, maps, np.stack([one[apart], other[apart]], 1), threshold))
+    return np.concatenate(rest)
 
 
-def signatures_of(texts: Sequence[str]) -> np.ndarray:
-    """Return MinHash signatures [texts, PERMUTATIONS]."""
-    hashes, counts = shingles(texts)
-    ends = np.concatenate([[0], np.cumsum(counts)]).astype(np.uint64)
-    return np.array(RMinHash.digest_matrix_from_flat_token_hashes(hashes, ends, PERMUTATIONS, 1).to_rows(), np.uint32)
+def near_of(texts: Stored, maps: np.ndarray, pairs: np.ndarray, threshold: float) -> np.ndarray:
+    """Return which of the index pairs [n, 2] are near, each once."""
+    pairs = np.sort(pairs[pairs[:, 0] != pairs[:, 1]], 1)
+    codes = sorted_set(pairs[:, 0] * len(texts) + pairs[:, 1])
+    pairs = np.stack([codes // len(texts), codes % len(texts)], 1)
+    sizes = most_shingles(texts)[pairs].sum(1)
+    return verified(texts, texts, may_be_near(maps, maps, sizes, pairs, threshold), threshold)
 
 
-def verified(left: Sequence[str], right: Sequence[str], pairs: np.ndarray, threshold: float) -> np.ndarray:
+def equal_pieces(texts: Stored, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the texts that have a piece in common with another, piece after piece [n], and the pieces' numbers [n].
+
+    What a text's pieces are called, 38 bits of a hash and 26 of the text's number, is spilled into files by its first bits.
+    """
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(SPILLED)]
+        for names in by_batch(pieces(threshold, int(texts.lengths.max(initial=1))), texts):
+            bounds = np.searchsorted(names, np.arange(SPILLED + 1, dtype=np.uint64) << np.uint64(60)).tolist()
+            bounds[-1] = len(names)
+            for file, begin, end in zip(files, bounds, bounds[1:], strict=False):
+                file.write(names[begin:end].data)
+        owners, runs, count = [np.empty(0, np.int64)], [np.empty(0, np.int64)], 0
+        for file in files:
+            file.seek(0)
+            names = np.sort(np.frombuffer(file.read(), np.uint64))
+            same = np.diff(names >> OWNER) == 0
+            names = names[np.append(same, False) | np.append(False, same)] if len(names) else names
+            new = np.diff(names >> OWNER, prepend=~np.uint64(0)) != 0
+            owners.append((names & ((np.uint64(1) << OWNER) - np.uint64(1))).astype(np.int64))
+            runs.append(np.cumsum(new) + count)
+            count += int(new.sum())
+    return np.concatenate(owners), np.concatenate(runs)
+
+
+def pieces(threshold: float, longest: int) -> Callable[[int, Batch], np.ndarray]:
+    """Return what gives the names of the pieces of a batch's texts, in order.
+
+    Sets of up to `tops[k]` shingles that are near differ in no more than tops[k] (1 - t) / t of them; one that is larger
+    belongs to the next level, and to this one too where it can be near a smaller set.
+    """
+    tops = [1]
+    while tops[-1] < longest:
+        tops.append(int(LEVEL * (tops[-1] + 1)))
+    top = np.array(tops)
+    counts, reach = (top * (1 - threshold) / threshold + 1e-9).astype(np.int64) + 1, np.append(0, top / threshold + 1e-9)
+
+    def named(start: int, batch: Batch) -> np.ndarray:
+        hashes, size = shingles(batch)
+        text = np.repeat(np.arange(len(size), dtype=np.uint64) << np.uint64(51), size)
+        key = sorted_set(text | (hashes >> np.uint64(13)))
+        text, value = (key >> np.uint64(51)).astype(np.int64), key & np.uint64((1 << 51) - 1)
+        size = np.bincount(text, minlength=len(size))
+        level, found = np.searchsorted(top, size), []
+        for below in (0, 1):
+            count = np.where(size <= reach[level], counts[level - 1], 0) if below else counts[level]
+            begins = np.cumsum(count) - count
+            inside = slice(None) if not below else count[text] > 0
+            owner, some = text[inside], value[inside]
+            if not len(owner):
+                continue
+            place = begins[owner] + ((some >> np.uint64(19)) * count.astype(np.uint64)[owner] >> np.uint64(32)).astype(np.int64)
+            first = np.flatnonzero(np.diff(place, prepend=-1))
+            name = np.zeros(count.sum(), np.uint64)
+            name[place[first]] = np.add.reduceat(some, first)
+            number = np.arange(len(name)) - np.repeat(begins - (level - below << 32), count)
+            name = mixed(name ^ mixed(number.astype(np.uint64) * MIX))
+            owner = np.repeat(np.arange(start, start + len(count), dtype=np.uint64), count)
+            found.append((name >> OWNER << OWNER) | owner)
+        return np.sort(np.concatenate(found))
+
+    return named
+
+
+def verified(left: Stored, right: Stored, pairs: np.ndarray, threshold: float) -> np.ndarray:
     """Return those of the index pairs [n, 2] whose texts are near."""
-    return np.array([pair for pair in pairs.tolist() if jaccard(left[pair[0]], right[pair[1]]) >= threshold], np.int64).reshape(
-        -1, 2
-    )
+    return pairs[overlaps(left, right, pairs)[:, 0] >= threshold]
 
 
-def all_pairs(
-    left: Sequence[str],
-    right: Sequence[str],
-    threshold: float,
-    wanted: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
-) -> np.ndarray:
-    """Return all index pairs [n, 2] of a left text and a right one that are near, exactly, without MinHash.
+def overlaps(left: Sequence[str], right: Sequence[str], pairs: np.ndarray) -> np.ndarray:
+    """Return of index pairs [n, 2] Jaccard overlap and share of the smaller set [n, 2], exactly."""
+    found = np.zeros((len(pairs), 2))
+    ones, others = (lru_cache(SETS)(lambda place, texts=texts: shingle_array(texts[place])) for texts in (left, right))
+    for row, (i, j) in enumerate(pairs.tolist()):
+        one, other = ones(i), others(j)
+        together = np.sort(np.concatenate([one, other]))
+        common = np.count_nonzero(together[1:] == together[:-1])
+        found[row] = common / (len(together) - common), common / min(len(one), len(other))
+    return found
+
+
+def shingle_array(text: str) -> np.ndarray:
+    """Return the distinct shingles of a text, 21 bits for each of their code points, in order."""
+    points = np.frombuffer(text.ljust(SHINGLE, "\0").encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
+    return sorted_set((points[:-2] << np.uint64(42)) | (points[1:-1] << np.uint64(21)) | points[2:])
+
+
+def all_pairs(left: Sequence[str], right: Sequence[str], threshold: float) -> np.ndarray:
+    """Return all index pairs [n, 2] of a left text and a right one that are near, exactly.
 
     Prefix filtering (Chaudhuri et al. 2006, Bayardo et al. 2007): with shingles in one order, rarest first, two sets with
     Jaccard >= t share one of the first |x| - ceil(t |x|) + 1 of either. Any order will do; counts in hash buckets give one.
-    `wanted(i, j)` says of indexes whether those pairs are of interest: others cost nothing.
     """
     if not left or not right:
         return np.empty((0, 2), np.int64)
-    rarity = ranks((left,) if left is right else (left, right))
+    same, left, right = left is right, stored(left), stored(right)
+    rarity = ranks((left,) if same else (left, right))
     known = [np.concatenate(column) for column in zip(*by_batch(prefixes(threshold, rarity), left), strict=True)]
     order = np.argsort(known[0])
     rare, owner, size = (column[order] for column in known)
@@ -204,7 +296,7 @@ def all_pairs(
     indexed[rare & np.uint64((1 << 24) - 1)] = True
     prefix = prefixes(threshold, rarity)
 
-    def matches(start: int, batch: Sequence[str]) -> np.ndarray:
+    def matches(start: int, batch: Batch) -> np.ndarray:
         hashes, text, length = prefix(start, batch)
         some = indexed[hashes & np.uint64((1 << 24) - 1)]
         hashes, text, length = hashes[some], text[some], length[some]
@@ -215,68 +307,75 @@ def all_pairs(
             hits = np.repeat(part, count)
             place = np.arange(len(hits)) - np.repeat(np.cumsum(count) - high[part], count)
             fits = np.minimum(size[place], length[hits]) >= threshold * np.maximum(size[place], length[hits])
-            if left is right:
+            if same:
                 fits &= owner[place] < text[hits]
-            if wanted is not None:
-                fits &= wanted(owner[place], text[hits])
             found.append(sorted_set(owner[place][fits].astype(np.int64) * len(right) + text[hits][fits]))
         return sorted_set(np.concatenate(found))
 
     codes = np.concatenate(list(by_batch(matches, right)))
     pairs = np.stack([codes // len(right), codes % len(right)], 1)
     pairs = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
-    return verified(left, right, pairs[may_be_near(left, right, pairs, threshold)], threshold)
+    sizes = most_shingles(left)[pairs[:, 0]] + most_shingles(right)[pairs[:, 1]]
+    one = bitmaps(left)
+    pairs = may_be_near(one, one if same else bitmaps(right), sizes, pairs, threshold)
+    return verified(left, right, pairs, threshold)
 
 
-def may_be_near(left: Sequence[str], right: Sequence[str], pairs: np.ndarray, threshold: float) -> np.ndarray:
-    """Return for index pairs [n, 2] whether the shingles that their bitmaps show to differ leave room for the threshold.
+def may_be_near(left: np.ndarray, right: np.ndarray, sizes: np.ndarray, pairs: np.ndarray, threshold: float) -> np.ndarray:
+    """Return those of the index pairs [n, 2] that may be near for all that their bitmaps show.
 
     A bitmap has a bit for each shingle's bucket: as many bits as differ, so many shingles do at least (Sandes et al. 2020).
+    `sizes` [n] is how many shingles both have at the most.
     """
     fits = [np.empty(0, bool)]
-    for chunk in np.array_split(pairs, len(pairs) // CHUNK + 1):
-        (one, size), (other, length) = bitmaps(left, chunk[:, 0]), bitmaps(right, chunk[:, 1])
-        room = (1 - threshold) / (1 + threshold) * (size + length)
-        fits.append(np.bitwise_count(one ^ other).sum(1) <= room + 1e-9)
-    return np.concatenate(fits)
+    for chunk in np.array_split(np.arange(len(pairs)), len(pairs) // CHUNK + 1):
+        differ = np.bitwise_count(left[pairs[chunk, 0]] ^ right[pairs[chunk, 1]]).sum(1)
+        fits.append(differ <= (1 - threshold) / (1 + threshold) * sizes[chunk] + 1e-9)
+    return pairs[np.concatenate(fits)]
 
 
-def bitmaps(texts: Sequence[str], places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return a bitmap of the shingles of each text at `places` [n, BITS / 8], and how many it has at the most [n]."""
-    distinct, back = np.unique(places, return_inverse=True)
-    hashes, counts = shingles([texts[place] for place in distinct.tolist()])
-    bits = np.zeros((len(distinct), BITS), bool)
-    bits[np.repeat(np.arange(len(distinct)), counts), (hashes % np.uint64(BITS)).astype(np.int64)] = True
-    return np.packbits(bits, axis=1)[back], counts[back]
+def bitmaps(texts: Stored) -> np.ndarray:
+    """Return a bitmap of the shingles of each text [texts, BITS / 64]."""
+
+    def packed(_: int, batch: Batch) -> np.ndarray:
+        hashes, counts = shingles(batch)
+        bits = np.zeros((len(counts), BITS), bool)
+        bits[np.repeat(np.arange(len(counts)), counts), (hashes % np.uint64(BITS)).astype(np.int64)] = True
+        return np.packbits(bits, axis=1).view(np.uint64)
+
+    return np.concatenate([np.empty((0, BITS // 64), np.uint64), *by_batch(packed, texts)])
+
+
+def most_shingles(texts: Stored) -> np.ndarray:
+    return np.maximum(texts.lengths - SHINGLE + 1, 1)
 
 
 def bucket_of(hashes: np.ndarray, bits: int = 20) -> np.ndarray:
     return (hashes >> np.uint64(64 - bits)).astype(np.int64)
 
 
-def ranks(collections: Sequence[Sequence[str]]) -> np.ndarray:
+def ranks(collections: Sequence[Stored]) -> np.ndarray:
     """Return the rank of each shingle bucket [2 ** 20], the rarest first."""
-    buckets = np.zeros(1 << 20, np.int64)
+    buckets = np.zeros(1 << 20, np.uint32)
     for texts in collections:
-        for counted in by_batch(lambda _, batch: np.bincount(bucket_of(shingles(batch)[0]), minlength=1 << 20), texts):
-            buckets += counted
+        count(buckets, lambda batch: bucket_of(shingles(batch)[0]), texts)
     return np.argsort(np.argsort(buckets)).astype(np.uint64)
 
 
-def prefixes(threshold: float, rarity: np.ndarray) -> Callable[[int, Sequence[str]], tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def prefixes(threshold: float, rarity: np.ndarray) -> Callable[[int, Batch], tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Return what gives the shingles of the prefix of each text of a batch, with the text's index and the size of its set.
 
     A shingle is its bucket's rank and 31 bits of its hash; one sort of numbers that begin with the text's place puts the
     shingles of each text in the order of rarity.
     """
 
-    def prefix(start: int, batch: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def prefix(start: int, batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         hashes, counts = shingles(batch)
-        key = np.repeat(np.arange(len(batch), dtype=np.uint64) << np.uint64(51), counts)
+        key = np.repeat(np.arange(len(counts), dtype=np.uint64) << np.uint64(51), counts)
         key |= (rarity[bucket_of(hashes)] << np.uint64(31)) | (hashes & np.uint64((1 << 31) - 1))
         key = sorted_set(key)
         text = (key >> np.uint64(51)).astype(np.int32)
-        size = np.bincount(text, minlength=len(batch)).astype(np.int32)
+        size = np.bincount(text, minlength=len(counts)).astype(np.int32)
         rank = np.arange(len(text)) - (np.cumsum(size) - size)[text]
         kept = rank < (size - np.ceil(threshold * size - 1e-9).astype(np.int64) + 1)[text]
         return key[kept] & np.uint64((1 << 51) - 1), text[kept] + np.int32(start), size[text[kept]]
@@ -284,26 +383,44 @@ def prefixes(threshold: float, rarity: np.ndarray) -> Callable[[int, Sequence[st
     return prefix
 
 
-def gram_overlap(texts: Sequence[str], known: Sequence[str]) -> dict[str, float]:
-    """Return the share of `texts` that have a 13-gram in common with `known`, and the share of their 13-grams."""
-    none: tuple[np.ndarray, np.ndarray] = (np.empty(0, np.uint64), np.empty(0, np.int64))
-    hashes, counts = (np.concatenate(c) for c in zip(none, *(grams(batch, GRAM) for _, batch in batches(texts)), strict=True))
-    if not len(hashes):
+def gram_overlap(given: Sequence[str], known: Sequence[str], owner: np.ndarray | None = None) -> dict[str, float]:
+    """Return the share of texts that have a 13-gram in common with `known`, and the share of their 13-grams.
+
+    With `owner` [texts], numbers from 0 on, it is the share of those that have such a text.
+    """
+    texts = stored(given)
+    hashes = [np.empty(0, np.uint64), *by_batch(lambda _, batch: quick_grams(batch, GRAM)[0], texts)]
+    distinct = sorted_set(np.concatenate(hashes))
+    if not len(distinct):
         return {"texts": 0.0, "grams": 0.0}
-    order = np.argsort(hashes)
-    new = np.diff(hashes[order], prepend=~hashes[order[:1]]) != 0
-    distinct, place = hashes[order][new], np.cumsum(new) - 1
     met = np.zeros(len(distinct), bool)
-    wanted = np.zeros(1 << 27, bool)  # buckets in which a 13-gram lies: most others are told apart by them alone
-    wanted[bucket_of(distinct, 27)] = True
-    for _, batch in batches(known):
-        others = grams(batch, GRAM)[0]
-        others = np.sort(others[wanted[bucket_of(others, 27)]])
-        where = np.minimum(np.searchsorted(distinct, others), len(distinct) - 1)
-        met[where[distinct[where] == others]] = True
-    owner = np.repeat(np.arange(len(texts)), counts)
-    hit = np.bincount(owner[order], met[place], len(texts)) > 0
+    in_texts = lookup(distinct)
+    for others in by_batch(lambda _, batch: in_texts(sorted_set(quick_grams(batch, GRAM)[0]))[1], stored(known)):
+        met[others] = True
+    owner = np.arange(len(texts)) if owner is None else owner
+    in_both, hit = lookup(distinct[met]), np.zeros(owner.max() + 1, bool)
+
+    def leaked(start: int, batch: Batch) -> np.ndarray:
+        hashes, counts = quick_grams(batch, GRAM)
+        return np.repeat(np.arange(start, start + len(counts)), counts)[in_both(hashes)[0]]
+
+    for places_hit in by_batch(leaked, texts):
+        hit[owner[places_hit]] = True
     return {"texts": share(hit), "grams": share(met)}
+
+
+def lookup(known: np.ndarray) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """Return what gives the places of those hashes that are among the sorted `known` ones, and their places there."""
+    wanted = np.zeros(1 << 26, bool)  # most others are told apart by their bucket alone
+    wanted[bucket_of(known, 26)] = True
+
+    def found(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        some = np.flatnonzero(wanted[bucket_of(hashes, 26)])
+        where = np.searchsorted(known, hashes[some])
+        equal = known[np.minimum(where, len(known) - 1)] == hashes[some] if len(known) else where > 0
+        return some[equal], where[equal]
+
+    return found
 
 
 def share(flags: np.ndarray) -> float:
