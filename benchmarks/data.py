@@ -1,6 +1,7 @@
 """What conversion and grouping cost at the size of HuatuoGPT-sft-data-v1, beside a bare loop and `datasets.map`.
 
 Usage: python -m benchmarks.data [--dialogues 226042] [--folder .work/bench]        (make bench runs it: minutes, 3 GB of disk)
+       python -m benchmarks.data --scale 200000 2000000 --folder .work/bench   (`split` alone: 10 GB of disk for 2 million)
 
 The dialogues are generated: as many as the data set has, single and multi-turn in its shares, answers with its lengths
 (median 246 characters, 95th percentile 498: log-normal), of shuffled clauses of the embedded texts; 2 % are near duplicates.
@@ -75,6 +76,36 @@ def generate(file: Path, count: int, copies: int = 1) -> None:
                 output.write(orjson.dumps({"data": turns}, option=orjson.OPT_APPEND_NEWLINE))
 
 
+def template(file: Path, count: int = 5000) -> None:
+    """Write `count` converted rows of one task: a long instruction with a list of classes, a short sentence, a class."""
+    draw, pool = random.Random(2), clauses()
+    task = "判断下面这条筛选标准属于哪一类，只回答类别名称。可选类别：疾病，症状，体征，怀孕相关，肿瘤进展，过敏耐受。"
+    with file.open("wb") as output:
+        for _ in range(count):
+            row = {"instruction": task + "".join(draw.choices(pool, k=3)), "input": "", "output": draw.choice(("疾病", "症状"))}
+            output.write(orjson.dumps(row | {"system": "", "history": []}, option=orjson.OPT_APPEND_NEWLINE))
+
+
+def scale(folder: Path, sizes: list[int]) -> None:
+    """Print what `split` costs at some sizes, and on rows of one task template."""
+    rows = []
+    for count in (*sizes, 0):
+        here = folder / (f"scale-{count}" if count else "template")
+        (here / "converted").mkdir(parents=True, exist_ok=True)
+        (here / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+        if not count:
+            template(here / "converted" / "dialogues.jsonl")
+        elif not (here / "raw").is_dir():
+            (here / "raw").mkdir()
+            generate(here / "raw" / "dialogues.jsonl", count)
+            measure([sys.executable, "-m", "stages.converted", "--raw", "raw", "--out", "converted"], here)
+        seconds, peak = measure([sys.executable, "-m", "stages.split", "--converted", "converted", "--out", "split"], here)
+        rows.append((f"{count:,} dialogues" if count else "5,000 rows of one task template", seconds, peak))
+    print(f"\n`split`, {os.cpu_count()} processors\n\n| | s | peak MB |\n|---|---|---|")
+    for name, seconds, peak in rows:
+        print(f"| {name} | {seconds:.1f} | {peak:.0f} |")
+
+
 def loop(source: Path, out: Path) -> None:
     """The least that a conversion can do: parse each line, put its texts elsewhere, write it."""
     with source.open("rb") as lines, out.open("wb") as file:
@@ -114,8 +145,8 @@ def group(source: Path, out: Path) -> None:
 
     texts = compared(texts_of(orjson.loads(line)) for line in source.open("rb"))
     links = np.concatenate([equal_links(texts), near_links(texts, 0.9)])
-    labels = groups(links, len(texts.turns))
-    print(f"{len(texts.turns)} dialogues, {labels.max() + 1} groups", file=sys.stderr)
+    labels = groups(links, len(texts.drawn))
+    print(f"{len(texts.drawn)} dialogues, {labels.max() + 1} groups", file=sys.stderr)
 
 
 def measure(command: list[str], folder: Path) -> tuple[float, float]:
@@ -152,11 +183,15 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=ROOT / ".work" / "bench")
     parser.add_argument("--task", choices=("loop", "datasets", "group"), help="one task alone, on --source")
     parser.add_argument("--source", type=Path)
+    parser.add_argument("--scale", type=int, nargs="+", metavar="DIALOGUES", help="`split` alone, at these sizes")
     args = parser.parse_args()
     if args.task:
         {"loop": loop, "datasets": by_datasets, "group": group}[args.task](args.source, args.folder / f"{args.task}.jsonl")
         return
     folder = args.folder.absolute()
+    if args.scale:
+        scale(folder, args.scale)
+        return
     for name, copies in (("raw", 1), ("raw4", 4)):
         (folder / name).mkdir(parents=True, exist_ok=True)
         if not (source := folder / name / "dialogues.jsonl").is_file():
