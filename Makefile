@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo repro test lint soak bench base-check candidates sweep best judge exam exports report diff review remote serve serve-check app up key \
-  feedback chat webui profile leakage doctor gpu join bundle requirements
+  feedback red-flags chat webui profile leakage doctor gpu join bundle requirements
 
 UV_VERSION := 0.13.9
 NVITOP_VERSION := 1.7.2
@@ -33,7 +33,7 @@ repro: ## make what is not up to date (dvc repro), also where the file at raw.pa
 
 test: setup .venv-transformers4/ready lint ## every test but the long ones (make soak), the real pipeline included
 	@sh tests/install.sh
-	$(PY) -m pytest -m "not soak"
+	$(PY) -m pytest -m "not soak" -n 2 --dist loadfile --no-loadscope-reorder
 
 ##@ Data and base
 
@@ -97,6 +97,9 @@ up: ## make serve and make app in one
 
 key: $(ALONE) ## NAME=…: a new API key, shown once (DAYS=… makes it end)
 	@$(APP) -m app.keys add "$(NAME)" $(DAYS)
+
+red-flags: ## train the classifier of emergencies on data/red_flags
+	@$(PY) -m tools.red_flags
 
 feedback: $(ALONE) ## export approved and corrected answers as the next source of raw
 	@$(APP) -m app.feedback
