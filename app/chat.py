@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 from app import prometheus
 from app.access import Caller
 from app.errors import APIError, responses
-from app.red_flags import find, notice
+from app.red_flags import Found, due, instruction, notice, plays_down
 from app.settings import App
 from app.upstream import faults
 from xinglin.dialogues.cleaning import tidy
@@ -164,19 +164,21 @@ Who = Annotated[Caller, Depends(caller_of)]
 
 @router.post("/chat/completions", responses=ANSWERS | responses(400, 401, 404, 413, 422, 429, 500, 502, 503, 504))
 async def chat_completions(body: ChatRequest, request: Request, caller: Who) -> Response:
-    """Answer a conversation. Where the last question shows an emergency, the answer begins with what to do at once."""
+    """Answer a conversation. Where it shows an emergency, the answer begins with what to do at once."""
     state = request.app.state
     sent = payload(body, state.settings, state.model)
-    first = urgent(sent["messages"][-1]["content"]) if state.settings.red_flags_in_answers else ""
+    found = urgent(sent["messages"], state.settings)
+    sent["messages"] = instructed(sent["messages"], found, state.settings)
+    found = found if state.settings.red_flags_in_answers else []
     stack = AsyncExitStack()
     try:
         await stack.enter_async_context(state.gate.turn(caller))
         if body.stream:
             reply = await stack.enter_async_context(state.upstream.chat(sent, request.state.id))
-            return Relay(events(reply, first, state.model), stack)
+            return Relay(events(reply, found, state.model), stack)
         async with stack:
-            done = await unless_gone(request, lambda: atomic_path(state.upstream, sent, request.state.id))
-            return JSONResponse(with_notice(done, first)) if done else Response(status_code=499)
+            done = await unless_gone(request, lambda: answered(state.upstream, sent, request.state.id))
+            return JSONResponse(with_notice(done, found)) if done else Response(status_code=499)
     except BaseException:
         await stack.aclose()
         raise
@@ -188,22 +190,42 @@ async def models(request: Request, caller: Who) -> Models:
     return Models(object="list", data=[Model(id=request.app.state.model, object="model", created=0, owned_by="xinglin")])
 
 
-def urgent(question: str) -> str:
-    found = find(question)
+def urgent(messages: list[dict[str, str]], settings: App) -> list[Found]:
+    """Return the emergencies that a conversation's last message brings, and count them."""
+    found = due(messages, settings.red_flags_threshold)
     for flag in found:
         prometheus.RED_FLAGS.labels(flag.id).inc()
-    return notice(found)
+    return found
 
 
-async def atomic_path(upstream: Any, sent: dict[str, Any], request_id: str) -> dict[str, Any]:
+def instructed(messages: list[dict[str, str]], found: list[Found], settings: App) -> list[dict[str, str]]:
+    """Return the messages as the model gets them: where an emergency was found, it is told so in the system text."""
+    if not found or not settings.red_flags_in_prompt:
+        return messages
+    system = [message["content"] for message in messages if message["role"] == "system"]
+    told = {"role": "system", "content": "\n\n".join([*system, instruction(found)])}
+    return [told, *(message for message in messages if message["role"] != "system")]
+
+
+def marked(answer: str, found: list[Found]) -> str:
+    """Return what is said after an answer that plays an emergency down; "" after any other."""
+    if not found or not answer or not plays_down(answer):
+        return ""
+    prometheus.PLAYED_DOWN.inc()
+    return f"\n\n【请注意】上面的回答把情况说轻了，请以急症提示为准：\n{notice(found)}"
+
+
+async def answered(upstream: Any, sent: dict[str, Any], request_id: str) -> dict[str, Any]:
     async with upstream.chat(sent, request_id) as reply:
         return await reply.json()
 
 
-def with_notice(done: dict[str, Any], first: str) -> dict[str, Any]:
-    if first:
+def with_notice(done: dict[str, Any], found: list[Found]) -> dict[str, Any]:
+    """Return an answer with the emergency notice before it, and a mark after it where it plays the emergency down."""
+    if found:
         message = done["choices"][0]["message"]
-        message["content"] = f"{first}\n\n{message['content'] or ''}"
+        answer = message["content"] or ""
+        message["content"] = f"{notice(found)}\n\n{answer}{marked(answer, found)}"
     return done
 
 
@@ -228,19 +250,18 @@ async def cancel_when_gone(receive: Receive, scope: anyio.CancelScope) -> None:
     scope.cancel()
 
 
-async def events(reply: ClientResponse, first: str, model: str) -> AsyncIterator[bytes]:
-    """Pass on the server's events as they come; one that breaks off ends with an error event."""
-    start, waiting = time.perf_counter(), True
-    if first:
-        delta = {"index": 0, "delta": {"role": "assistant", "content": f"{first}\n\n"}, "finish_reason": None}
-        head = {
-            "id": "chatcmpl-notice",
-            "object": "chat.completion.chunk",
-            "created": int(time.time()),
-            "model": model,
-            "choices": [delta],
-        }
-        yield f"data: {json.dumps(head, ensure_ascii=False)}\n\n".encode()
+def chunk(model: str, delta: dict[str, str]) -> bytes:
+    """Return an event of a streamed answer that the gateway adds."""
+    choice = {"index": 0, "delta": delta, "finish_reason": None}
+    head = {"id": "chatcmpl-notice", "object": "chat.completion.chunk", "created": int(time.time()), "model": model}
+    return f"data: {json.dumps(head | {'choices': [choice]}, ensure_ascii=False)}\n\n".encode()
+
+
+async def events(reply: ClientResponse, found: list[Found], model: str) -> AsyncIterator[bytes]:
+    """Pass on the server's events as they come, the emergency notice first; a stream that breaks off ends with an error."""
+    start, waiting, said = time.perf_counter(), True, ""
+    if found:
+        yield chunk(model, {"role": "assistant", "content": f"{notice(found)}\n\n"})
     try:
         with faults():
             async for line in reply.content:
@@ -249,6 +270,11 @@ async def events(reply: ClientResponse, first: str, model: str) -> AsyncIterator
                 if waiting and line.startswith(b"data: "):
                     prometheus.FIRST_TOKEN.observe(time.perf_counter() - start)
                     waiting = False
+                if found and line.startswith(b"data: {"):
+                    for choice in json.loads(line[6:])["choices"]:
+                        said += choice["delta"].get("content") or ""
+                        if choice["finish_reason"] and (mark := marked(said, found)):
+                            yield chunk(model, {"content": mark})
                 yield line
     except APIError as error:
         prometheus.BROKEN_STREAMS.inc()

@@ -15,9 +15,10 @@ from starlette.concurrency import run_in_threadpool
 
 from app import login
 from app.access import Caller
-from app.chat import pieces, urgent
+from app.chat import instructed, marked, pieces, urgent
 from app.errors import APIError
 from app.login import EXPORT, PATH, user_of
+from app.red_flags import notice
 from app.store import Message, Missing, new_id, pairs
 from xinglin.dialogues.cleaning import tidy
 from xinglin.dialogues.dialogue import Unusable
@@ -116,9 +117,11 @@ class Page:
         view, ids = await self.opened(user, conversation)
         past = pairs(await self.stored("messages", user, conversation))[-(self.app.settings.max_turns // 2) + 1 :]
         turns = [{"role": m.role, "content": m.correction or m.content} for pair in past for m in pair]
+        turns.append({"role": "user", "content": text})
+        found = urgent(turns, self.app.settings)
         busy = {self.question: gr.update(value=""), self.send: gr.update(visible=False), self.stop: gr.update(visible=True)}
         yield busy | {
-            self.alert: alert(urgent(text)),
+            self.alert: alert(notice(found)),
             self.chat: view,
             self.ids: ids,
             self.conversation: conversation,
@@ -128,7 +131,7 @@ class Page:
         said, finish, trouble = "", "stopped", ""
         sent = {
             "model": self.app.model,
-            "messages": [*turns, {"role": "user", "content": text}],
+            "messages": instructed(turns, found, self.app.settings),
             "stream": True,
             "max_tokens": self.app.settings.max_tokens,
         }
@@ -137,6 +140,7 @@ class Page:
             async with self.app.gate.turn(Caller(f"user:{user}")), self.app.upstream.chat(sent, new_id()) as reply:
                 async for piece, reason in pieces(reply):
                     finish = reason or finish
+                    piece += marked(said + piece, found) if reason else ""
                     said += piece
                     if piece:
                         yield {self.chat: [*view, {"role": "assistant", "content": shown(said)}]}

@@ -11,3 +11,4 @@ FIRST_TOKEN = Histogram(
 ACTIVE = Gauge("xinglin_active_requests", "Requests that are being answered", registry=REGISTRY)
 BROKEN_STREAMS = Counter("xinglin_broken_streams_total", "Streams that broke off on the side of the model", registry=REGISTRY)
 RED_FLAGS = Counter("xinglin_red_flags_total", "Emergencies found in questions", ["flag"], registry=REGISTRY)
+PLAYED_DOWN = Counter("xinglin_played_down_total", "Answers that play an emergency down", registry=REGISTRY)

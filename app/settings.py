@@ -21,7 +21,9 @@ class App(Section):
     upstream: str | None
     database: str
     retention_days: Count
+    red_flags_threshold: Annotated[float, Field(gt=0, le=1)]
     red_flags_in_answers: bool
+    red_flags_in_prompt: bool
     requests_per_minute: Count
     concurrent_requests: Count
     max_body_bytes: Annotated[int, Field(ge=1024)]

@@ -115,15 +115,41 @@ def test_the_official_client_gets_its_own_errors(client):
         client.with_options(api_key="xl-no-such").models.list()
 
 
+URGENT = [{"role": "user", "content": "胸口压榨样疼，出冷汗"}]
+
+
 def test_an_emergency_comes_before_the_answer_streamed_or_not(client):
-    urgent = [{"role": "user", "content": "胸口压榨样疼，出冷汗"}]
-    done = client.chat.completions.create(model="xinglin", messages=urgent).choices[0].message.content
-    assert done.startswith("【胸痛】") and "120" in done.split("\n")[0] and "您问的是" in done
-    with client.chat.completions.create(model="xinglin", messages=urgent, stream=True) as events:
+    done = client.chat.completions.create(model="xinglin", messages=URGENT).choices[0].message.content
+    assert done.startswith("【胸痛、心梗征象】") and "120" in done.split("\n")[0] and "您问的是" in done
+    with client.chat.completions.create(model="xinglin", messages=URGENT, stream=True) as events:
         first = next(iter(events))
     assert "120" in first.choices[0].delta.content and first.choices[0].delta.role == "assistant"
     calm = client.chat.completions.create(model="xinglin", messages=[{"role": "user", "content": "没有胸痛，只是咳嗽"}])
     assert "120" not in calm.choices[0].message.content
+
+
+def test_an_answer_that_plays_an_emergency_down_is_marked_streamed_or_not(client):
+    done = client.chat.completions.create(model="xinglin", messages=URGENT).choices[0].message.content
+    events = list(client.chat.completions.create(model="xinglin", messages=URGENT, stream=True))
+    streamed = "".join(event.choices[0].delta.content or "" for event in events)
+    assert "把情况说轻了" in done.split("多喝水")[1] and streamed == done
+    assert events[-1].choices[0].finish_reason == "stop"
+
+
+def test_the_model_is_told_of_an_emergency_beside_the_clients_system_text(client, model):
+    system = {"role": "system", "content": "你是分诊护士。"}
+    client.chat.completions.create(model="xinglin", messages=[system, *URGENT])
+    told, asked = state(model)["seen"][-1]["messages"]
+    assert told["role"] == "system" and told["content"].startswith("你是分诊护士。") and "拨打 120" in told["content"]
+    assert asked == URGENT[0]
+    client.chat.completions.create(model="xinglin", messages=[system, {"role": "user", "content": "感冒了吃什么"}])
+    assert state(model)["seen"][-1]["messages"][0] == system
+
+
+def test_what_was_told_before_counts(client):
+    said = ["我怀孕34周了", "好的，有什么不舒服吗？", "今天一直没怎么动"]
+    turns = [{"role": role, "content": text} for role, text in zip(("user", "assistant", "user"), said, strict=True)]
+    assert client.chat.completions.create(model="xinglin", messages=turns).choices[0].message.content.startswith("【胎动异常】")
 
 
 def test_what_a_tokenizer_would_take_for_a_special_token_reaches_the_model_as_text(app, model):

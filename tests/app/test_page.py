@@ -78,10 +78,10 @@ def ask(page: Page, text: str, count: int) -> None:
     question(page).fill(text)
     question(page).press("Enter")
     expect(answers(page)).to_have_count(count)
-    atomic_path(page)
+    until_answered(page)
 
 
-def atomic_path(page: Page) -> None:
+def until_answered(page: Page) -> None:
     expect(page.get_by_role("button", name="发送")).to_be_visible()
     expect(page.get_by_role("button", name="停止")).to_be_hidden()
 
@@ -107,7 +107,7 @@ def test_ask_stream_and_ask_again_with_context(page):
     page.wait_for_timeout(700)
     assert len(answers(page).first.inner_text()) > early
     page.get_by_role("button", name="停止").click()
-    atomic_path(page)
+    until_answered(page)
     ask(page, "那第二个问题呢", 2)
     expect(answers(page).nth(1)).to_contain_text("第2轮")
     assert answers(page).nth(1).locator("strong").inner_text() == "第2轮"
@@ -120,7 +120,7 @@ def test_stop_keeps_what_had_come_and_stops_the_model(page, model):
     page.get_by_role("button", name="发送").click()
     expect(answers(page).first).to_contain_text("慢慢说。慢慢说。")
     page.get_by_role("button", name="停止").click()
-    atomic_path(page)
+    until_answered(page)
     kept = answers(page).first.inner_text()
     page.wait_for_timeout(800)
     assert answers(page).first.inner_text() == kept and httpx.get(f"{model}/state").json()["cancelled"] == before + 1
@@ -134,7 +134,7 @@ def test_retry_asks_the_same_again_and_replaces_the_answer(page, model):
     correct(page, "先前的答案")  # the model answers the same both times; this tells the first from the second
     page.get_by_role("button", name="重新回答").click()
     expect(answers(page).first).to_contain_text("多喝水")
-    atomic_path(page)
+    until_answered(page)
     expect(answers(page)).to_have_count(1)
     assert sent(model) == [*before, *2 * [[{"role": "user", "content": "咳嗽怎么办"}]]]
 
@@ -222,7 +222,7 @@ def test_an_emergency_is_on_top_before_the_answer(page):
     expect(alert).to_be_visible()
     assert alert.bounding_box()["y"] < page.locator("#chat").bounding_box()["y"]
     page.get_by_role("button", name="停止").click()
-    atomic_path(page)
+    until_answered(page)
     ask(page, "没有胸痛了，想问饮食", 2)
     expect(alert).to_be_hidden()
 
@@ -251,7 +251,7 @@ def test_enter_that_ends_a_composition_does_not_send(page, context):
     assert question(page).input_value() == "咳嗽\n三天"
     question(page).press("Enter")
     expect(answers(page)).to_have_count(1)
-    atomic_path(page)
+    until_answered(page)
 
 
 def test_the_keyboard_alone_is_enough(page):
@@ -266,7 +266,7 @@ def test_the_keyboard_alone_is_enough(page):
     assert page.evaluate("document.activeElement.innerText") == "发送"
     page.keyboard.press("Enter")
     expect(answers(page)).to_have_count(1)
-    atomic_path(page)
+    until_answered(page)
     names = set()
     for _ in range(30):
         page.keyboard.press("Shift+Tab")
@@ -304,7 +304,7 @@ def test_examples_ask_at_a_touch_and_the_model_is_named(page):
     expect(page.locator("#model")).to_contain_text("模型 xinglin")
     page.get_by_text("幽门螺杆菌阳性一定要治吗？").click()
     expect(answers(page).first).to_contain_text("幽门螺杆菌阳性一定要治吗")
-    atomic_path(page)
+    until_answered(page)
 
 
 def test_nothing_comes_from_another_host(context, app):

@@ -1,64 +1,205 @@
-"""The emergency rules against phrases as patients type them, one a line of red_flags.tsv with the flags that are due."""
+"""Emergencies: what is found on phrases that were never trained on, what is said, and how the list is read."""
 
+import subprocess
+import sys
+from itertools import pairwise
+
+import numpy as np
 import pytest
 
-from app.red_flags import Found, find, notice, rules
-from tests.conftest import ROOT
+from app.red_flags import due, find, instruction, notice, plays_down, rules, told
+from app.red_flags.classifier import model, plain, probabilities, windows
+from benchmarks.red_flags import interval, older
+from tests.conftest import ROOT, ends
+from tools import red_flags as training
 
-PHRASES = [line.split("\t") for line in (ROOT / "tests" / "app" / "red_flags.tsv").read_text(encoding="utf-8").splitlines()]
-
-
-def flags(text):
-    return {flag.id for flag in find(text)}
-
-
-def test_there_are_enough_phrases_of_each_kind():
-    due = [expected for _, expected in PHRASES if expected != "-"]
-    assert len(PHRASES) >= 400 and len(due) >= 200 and len(PHRASES) - len(due) >= 150
-    for rule in rules().rules:
-        assert sum(rule.id in expected.split(",") for expected in due) >= 15
+BATCHES = training.batches()
 
 
-def test_emergencies_are_found_and_others_left_alone():
-    missed = [text for text, expected in PHRASES if expected != "-" and not flags(text) & set(expected.split(","))]
-    false = [text for text, expected in PHRASES if expected == "-" and flags(text)]
-    assert len(missed) <= 2 and len(false) == 0, (missed, false)
+def kinds(*messages, threshold=0.5):
+    return {flag.id for flag in find(messages, threshold)}
+
+
+def levels(*messages):
+    return [flag.level for flag in find(messages)]
+
+
+def share(phrases, urgent):
+    asked = [bool(find(said)) for kind, said in phrases if kind.startswith("-") != urgent]
+    return sum(asked) / len(asked)
+
+
+def test_the_phrases_are_enough_and_each_kind_is_in_every_batch():
+    trained = [phrase for name, batch in BATCHES.items() if name != training.HELD_OUT for phrase in batch]
+    urgent = {kind for kind, _ in trained if not kind.startswith("-")}
+    assert len(trained) >= 6000 and urgent == set(rules.by_id()) and len(urgent) >= 40
+    assert all({kind for kind, _ in batch} >= urgent for batch in BATCHES.values())
+    assert sum(len(said) > 1 for _, said in trained) > len(trained) / 8
+
+
+def test_nothing_of_the_held_out_batch_was_trained_on():
+    trained = {plain(said) for name, batch in BATCHES.items() if name != training.HELD_OUT for _, said in batch}
+    assert not [said for _, said in BATCHES[training.HELD_OUT] if plain(said) in trained]
+    assert not [said for _, said in older() if plain(said) in trained]
+
+
+def test_the_held_out_batch_is_found_and_what_only_sounds_like_it_is_left_alone():
+    held_out = BATCHES[training.HELD_OUT]
+    assert share(held_out, urgent=True) >= 0.95 and share(held_out, urgent=False) <= 0.05
+    assert share([phrase for phrase in held_out if len(phrase[1]) > 1], urgent=True) >= 0.9
+
+
+def test_the_kept_classifier_is_the_one_that_the_phrases_teach():
+    trained = [phrase for name, batch in BATCHES.items() if name != training.HELD_OUT for phrase in batch]
+    assert set(model().kinds) == {kind for kind, _ in trained}
+    grams = training.TfidfVectorizer(
+        analyzer=training.grams_of, min_df=2, sublinear_tf=True, max_features=training.FEATURES
+    ).fit([plain(said) for _, said in trained])
+    assert list(grams.get_feature_names_out()) == sorted(model().places)
+
+
+@pytest.mark.parametrize(
+    ("messages", "level"),
+    [
+        (["我孕32周", "今天一天都没感觉到宝宝动"], "hospital"),
+        (["我爸糖尿病二十年了", "今天一直吐，喘气很深，嘴里有股烂苹果味"], "120"),
+        (["最近睡不着", "安眠药吃多少片就不会醒过来了"], "crisis"),
+        (["医生：有没有胸口疼？", "有", "一身冷汗，左胳膊也麻"], "120"),
+    ],
+)
+def test_messages_count_together(messages, level):
+    assert levels(*messages)[:1] == [level]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["怎么预防中风", "爷爷十年前中风过，现在想问饮食", "没有胸痛，就是有点咳嗽", "万一心梗了第一步做什么，想学学", "想死你了"],
+)
+def test_what_is_asked_in_general_denied_or_long_past_is_no_emergency(text):
+    assert kinds(text) == set()
+
+
+def test_a_lower_threshold_finds_more():
+    held_out = [said for _, said in BATCHES[training.HELD_OUT]]
+    counts = [sum(bool(find(said, threshold)) for said in held_out) for threshold in (0.2, 0.5, 0.8)]
+    assert all(more > fewer for more, fewer in pairwise(counts))
+
+
+def test_an_emergency_in_a_long_text_is_found():
+    talk = "昨天在公园散步，天气不错，和老朋友下了两盘棋，晚饭吃了面条，看了会儿电视，睡得也还可以。" * 6
+    assert "stroke" in kinds(f"{talk}刚才我爸突然嘴歪了，右边胳膊抬不起来，说话不清楚。{talk}")
+    assert all(len(part) <= 160 for part in windows(talk)[1:])
+
+
+def test_a_finding_says_why():
+    [flag] = find(["右边胳膊突然抬不起来"])
+    assert flag.id == "stroke" and flag.why.startswith("score 0.") and "抬不起" in flag.why
+
+
+def test_a_sign_that_a_clinic_adds_counts_at_once(monkeypatch):
+    text = "含服了三次速效救心还没好透"
+    before = kinds(text, threshold=1.0)
+    changed = [
+        kind.model_copy(update={"signs": ("含服 没好透",)}) if kind.id == "chest_pain" else kind for kind in rules.known().kinds
+    ]
+    listed = rules.known().model_copy(update={"kinds": tuple(changed)})
+    monkeypatch.setattr(rules, "known", lambda: listed)
+    assert before == set() and find([text], 1.0)[0].why == "sign: 含服 没好透"
+    assert kinds("没有含服", threshold=1.0) == set()
+
+
+def test_the_notice_says_each_level_once_the_most_urgent_first():
+    said = notice([*find(["右边胳膊突然抬不起来"]), *find(["写好遗书了，不想活了"])])
+    assert said.splitlines()[0].startswith("【轻生念头") and "12356" in said.splitlines()[0]
+    assert said.count("立即拨打 120，或去最近的急诊") == 1 and "记下最后一次正常的时间" in said
+    assert notice([]) == ""
+
+
+def test_crisis_is_named_where_pills_are_asked_for_so_that_one_does_not_wake():
+    assert "crisis" in levels("吃多少片安眠药才能一觉不醒")
+
+
+def test_what_was_asked_stands_before_a_short_answer():
+    turns = [
+        {"role": "user", "content": "我咳嗽"},
+        {"role": "assistant", "content": "咳了几天了。\n有没有胸口疼？"},
+        {"role": "user", "content": "有"},
+        {"role": "assistant", "content": "好的。"},
+        {"role": "user", "content": "嗯"},
+    ]
+    assert told(turns) == ["我咳嗽", "医生：有没有胸口疼？", "有", "嗯"]
+
+
+def test_an_emergency_is_told_of_when_it_is_new_or_said_again():
+    first = [{"role": "user", "content": "我爸突然嘴歪了，右手抬不起来"}]
+    later = [*first, {"role": "assistant", "content": "请立即拨打 120。"}, {"role": "user", "content": "好的，已经打了"}]
+    again = [*later[:-1], {"role": "user", "content": "他现在话也说不清了，右腿也动不了"}]
+    assert due(first) and not due(later) and due(again)
+
+
+@pytest.mark.parametrize(
+    ("answer", "wrong"),
+    [
+        ("请立即拨打 120。", False),
+        ("这种情况不用担心，观察几天，必要时去医院。", True),
+        ("多喝水，注意休息。", True),
+        ("请马上去急诊，路上不要走动。", False),
+    ],
+)
+def test_an_answer_that_plays_an_emergency_down_is_seen(answer, wrong):
+    assert plays_down(answer) is wrong
+
+
+def test_the_model_is_told_what_to_say():
+    assert "120" in instruction(find(["右边胳膊突然抬不起来"]))
+
+
+def test_every_kind_says_what_to_do_and_has_signs_without_blank_words():
+    for kind in rules.known().kinds:
+        assert kind.name and (kind.do or kind.level == "crisis")
+        assert all(word for sign in kind.signs for part in rules.parts_of(sign) for word in part), kind.id
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [
-        ("没有胸痛", set()),
-        ("没有发热、胸痛和气短", set()),
-        ("胸口不疼，就是有点咳", set()),
-        ("我没发烧但是胸口很痛", {"chest_pain"}),
-        ("怎么预防中风", set()),
-        ("爷爷十年前中风过，现在想问饮食", set()),
-        ("我妈刚才突然右边胳膊抬不起来，过了十分钟又好了", {"stroke"}),
-        ("想死你了", set()),
-        ("以前割过腕，现在又不想活了", {"suicide"}),
-        ("宝宝两个月 发烧38.5", {"infant_fever"}),
-        ("宝宝两岁 发烧38.5", set()),
-        ("血压１４０，想问饮食", set()),
-    ],
+    [("没有眼睛上翻", False), ("宝宝眼睛往上翻", True), ("去年宝宝眼睛往上翻过", False), ("不发烧但是眼睛往上翻", True)],
 )
-def test_denials_history_and_general_questions_take_a_sign_back(text, expected):
-    assert flags(text) == expected
+def test_a_sign_does_not_count_where_it_is_denied_or_long_past(text, expected):
+    assert ("unconscious" in rules.shown(text)) is expected
 
 
-def test_the_notice_says_each_advice_once_and_names_the_number():
-    said = notice(find("胸口压榨样疼，右边胳膊抬不起来，不想活了"))
-    assert said.count("120 或去最近的急诊") == 1 and "12356" in said and "胸痛、中风征象" in said
-    assert notice([]) == "" and all(isinstance(flag, Found) for flag in find("吐血了"))
+@pytest.mark.parametrize("text", ["", "。。。", "\x00", "a" * 4000, "不" * 2000, "没有和" * 800, "右手" * 1000, "\ud800"])
+def test_any_text_is_read(text):
+    find([text])
 
 
-def test_every_rule_has_advice_that_exists_and_signs_without_blank_words():
-    known = rules()
-    for rule in known.rules:
-        assert rule.do in known.advice and rule.signs
-        assert all(word for sign in rule.signs for part in sign.split() for word in part.split("|")), rule.id
+def test_probabilities_are_those_of_the_library():
+    phrases = [phrase for phrase in BATCHES[training.HELD_OUT] if phrase[0] in ("stroke", "suicide", "-diet", "-past")] * 3
+    vectors = training.TfidfVectorizer(analyzer=training.grams_of, min_df=2, sublinear_tf=True, max_features=500)
+    seen = vectors.fit_transform([plain(said) for _, said in phrases])
+    fitted = training.LogisticRegression(C=training.STRENGTH, max_iter=training.STEPS, tol=1e-3)
+    fitted.fit(seen, [kind for kind, _ in phrases])
+    mine = training.train(phrases, features=500)
+    ours = np.array([probabilities(plain(said), mine) for _, said in phrases])
+    assert np.allclose(ours, fitted.predict_proba(seen), atol=1e-4)
 
 
-@pytest.mark.parametrize("text", ["", "。。。", "\x00", "a" * 4000, "不" * 2000, "没有和" * 800, "右手" * 1000])
-def test_any_text_is_read_quickly(text):
-    find(text)
+def test_a_line_that_is_no_phrase_is_told(tmp_path, capsys):
+    file = tmp_path / "mine.tsv"
+    file.write_text("stroke\t嘴歪了\nstrok\t嘴歪了\n", encoding="utf-8")
+    with ends():
+        training.read(file)
+    assert "mine.tsv:2: strok: no kind" in capsys.readouterr().err
+
+
+def test_the_command_reads_a_conversation_a_line():
+    lines = "怎么预防中风\n我孕32周\t宝宝今天一直没动\n\n我不想活了，药都买好了\n"
+    done = subprocess.run(
+        [sys.executable, "-m", "app.red_flags", "--lines"], input=lines, capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    answers = [line.split("\t") for line in done.stdout.splitlines()]
+    assert [level for level, _ in answers] == ["none", "hospital", "none", "crisis"] and answers[1][1] == "fetal_movement"
+
+
+def test_the_interval_is_wilsons():
+    assert interval(95, 100) == "95.0% [88.8%, 97.8%] of 100" and interval(0, 0) == "–"

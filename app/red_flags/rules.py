@@ -1,84 +1,82 @@
-"""Emergencies in a patient's words, found by the rules of red_flags.yaml before any model answers.
-
-Usage: python -m app.red_flags 右边胳膊突然抬不起来        (prints what is found)
-"""
+"""The kinds of emergency of kinds.yaml, and the signs that a clinician has written there."""
 
 import re
-import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from ruamel.yaml import YAML
 
 from xinglin.dialogues.cleaning import NARROW
 
-RULES = Path(__file__).parent / "red_flags.yaml"
+LIST = Path(__file__).parent / "kinds.yaml"
 CLAUSE = re.compile(r"[，。！？；：,!?;:\n…~]+")
 CONTRAST = re.compile(r"但是|但|可是|不过|却|只是|就是|而是")
 ANYWHERE = "anywhere "
+Level = Annotated[Literal["120", "hospital", "crisis"], BeforeValidator(str)]
 
 
-class Flag(BaseModel):
-    """A rule: what it is called, what to do, and by which signs it is known."""
+class Kind(BaseModel):
+    """A kind of emergency: what it is called, how urgent it is, what to do, and signs that are enough by themselves."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
     id: str
     name: str
-    do: str
-    signs: tuple[str, ...]
+    level: Level
+    do: str = ""
+    signs: tuple[str, ...] = ()
     unless: tuple[str, ...] = Field((), alias="not")
     always: bool = False
 
 
-class Rules(BaseModel):
-    """The whole of red_flags.yaml."""
+class Kinds(BaseModel):
+    """The whole of kinds.yaml."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
-    advice: dict[str, str]
-    rules: tuple[Flag, ...]
+    levels: dict[Level, str]
+    kinds: tuple[Kind, ...]
     denied: tuple[str, ...]
     between: tuple[str, ...]
     over: tuple[str, ...]
     past: tuple[str, ...]
     general: tuple[str, ...]
     now: tuple[str, ...]
-
-
-class Found(NamedTuple):
-    """A flag that a message raises, and the advice for it."""
-
-    id: str
-    name: str
-    advice: str
+    plays_down: tuple[str, ...]
+    sends: tuple[str, ...]
 
 
 @cache
-def rules() -> Rules:
-    return Rules.model_validate(YAML(typ="safe").load(RULES))
+def known() -> Kinds:
+    return Kinds.model_validate(YAML(typ="safe").load(LIST))
+
+
+@cache
+def by_id() -> dict[str, Kind]:
+    return {kind.id: kind for kind in known().kinds}
 
 
 @cache
 def denial() -> re.Pattern[str]:
     """Return a pattern of a text that ends in a denial of what comes next: 没有, 没有明显, 没有发热和."""
     denied, between = (
-        "|".join(map(re.escape, sorted(words, key=len, reverse=True))) for words in (rules().denied, rules().between)
+        "|".join(map(re.escape, sorted(words, key=len, reverse=True))) for words in (known().denied, known().between)
     )
     return re.compile(rf"(?:{denied})(?:{between})*(?:[^、和或及跟与]{{1,8}}[、和或及跟与])*(?:{between})*$")
 
 
-def find(text: str) -> list[Found]:
-    """Return the flags that a message raises, in the order of the rules."""
-    known, text = rules(), re.sub(r"\s+", "", text.translate(NARROW).lower())
+def shown(text: str) -> dict[str, str]:
+    """Return the kinds of which a sign stands in a text, and that sign."""
+    text = re.sub(r"\s+", "", text.translate(NARROW).lower())
     clauses = [clause for clause in CLAUSE.split(text) if clause]
-    elsewhere = not says(text, known.now) and says(text, (*known.general, *known.over))
-    return [
-        Found(flag.id, flag.name, known.advice[flag.do])
-        for flag in known.rules
-        if (flag.always or not elsewhere) and any(shows(text, clauses, sign, flag) for sign in flag.signs)
-    ]
+    elsewhere = not says(text, known().now) and says(text, (*known().general, *known().over))
+    found: dict[str, str] = {}
+    for kind in known().kinds:
+        if kind.always or not elsewhere:
+            sign = next((sign for sign in kind.signs if shows(text, clauses, sign, kind)), None)
+            found |= {kind.id: sign} if sign else {}
+    return found
 
 
 @cache
@@ -87,21 +85,21 @@ def parts_of(sign: str) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(part.split("|")) for part in sign.removeprefix(ANYWHERE).split())
 
 
-def shows(text: str, clauses: list[str], sign: str, flag: Flag) -> bool:
+def shows(text: str, clauses: list[str], sign: str, kind: Kind) -> bool:
     """Say whether one sign stands in the clauses and nothing takes it back."""
     parts = parts_of(sign)
     if not all(says(text, part) for part in parts):
         return False
-    fitting = [clause for clause in clauses if counts(clause, flag)]
+    fitting = [clause for clause in clauses if counts(clause, kind)]
     if sign.startswith(ANYWHERE):
         return all(any(in_order(clause, (part,)) for clause in fitting) for part in parts)
     return any(in_order(clause, parts) for clause in fitting)
 
 
-def counts(clause: str, flag: Flag) -> bool:
-    """Say whether a clause may show a flag at all."""
-    past = not flag.always and says(clause, rules().past) and not says(clause, rules().now)
-    return not past and not says(clause, flag.unless)
+def counts(clause: str, kind: Kind) -> bool:
+    """Say whether a clause may show a kind at all."""
+    past = not kind.always and says(clause, known().past) and not says(clause, known().now)
+    return not past and not says(clause, kind.unless)
 
 
 def says(text: str, words: tuple[str, ...]) -> bool:
@@ -132,15 +130,3 @@ def places(clause: str, words: tuple[str, ...], start: int) -> Iterator[tuple[in
 def denied(before: str) -> bool:
     """Say whether what stands right before a sign denies it; a contrast (没发烧但胸痛) ends a denial."""
     return denial().search(CONTRAST.split(before)[-1]) is not None
-
-
-def notice(found: list[Found]) -> str:
-    """Return what to say first, each advice once; "" where nothing was found."""
-    by_advice: dict[str, list[str]] = {}
-    for flag in found:
-        by_advice.setdefault(flag.advice, []).append(flag.name)
-    return "\n".join(f"【{'、'.join(names)}】{advice}" for advice, names in by_advice.items())
-
-
-if __name__ == "__main__":
-    print(notice(find(" ".join(sys.argv[1:]))) or "-")

@@ -1,0 +1,184 @@
+"""How many emergencies the net finds, and how many it sees where none is, on phrases that it was never trained on.
+
+Usage: python -m benchmarks.red_flags [--out benchmarks/results/DATE-red-flags.json]        (five minutes)
+
+Three measures, each with Wilson's 95 % interval: one whole batch that is never trained on (the shipped classifier); each
+batch in turn, by a classifier of the others; each sixth of the kinds in turn, by a classifier that saw none of them. Beside
+them the older phrases of tests/app/red_flags.tsv, written before the kinds were and never trained on, the signs of the list
+alone, the curve over the threshold, and what more batches teach.
+"""
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from app.red_flags import CRISIS, THRESHOLD, classifier, find, rules
+from tools.red_flags import HELD_OUT, Phrase, batches, train
+from xinglin.cli import run_command
+
+OLDER = Path(__file__).parent.parent / "tests" / "app" / "red_flags.tsv"
+SIXTHS = 6
+CURVE = (0.3, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7)
+Scores = Sequence[float]
+
+
+def interval(hits: int, count: int) -> str:
+    """Return a share in percent with Wilson's 95 % interval (Wilson 1927)."""
+    if not count:
+        return "–"
+    z, share = 1.96, hits / count
+    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return f"{share:.1%} [{max(0, middle - half):.1%}, {min(1, middle + half):.1%}] of {count:,}"
+
+
+def is_urgent(phrase: Phrase) -> bool:
+    return not phrase[0].startswith("-")
+
+
+def scores(phrases: Sequence[Phrase], model: classifier.Model) -> list[float]:
+    """Return how likely each is an emergency."""
+    return [float(classifier.probabilities(classifier.plain(said), model)[model.urgent].sum()) for _, said in phrases]
+
+
+def row(phrases: Sequence[Phrase], found: Sequence[bool]) -> dict[str, str]:
+    """Return recall, of conversations too, and false alarms."""
+
+    def share(wanted: Callable[[Phrase], bool]) -> str:
+        hits = [hit for phrase, hit in zip(phrases, found, strict=True) if wanted(phrase)]
+        return interval(sum(hits), len(hits))
+
+    return {
+        "found": share(is_urgent),
+        "found, several messages": share(lambda phrase: is_urgent(phrase) and len(phrase[1]) > 1),
+        "false": share(lambda phrase: not is_urgent(phrase)),
+    }
+
+
+def above(values: Scores, threshold: float = THRESHOLD) -> list[bool]:
+    return [value >= threshold for value in values]
+
+
+def each_batch(known: dict[str, list[Phrase]]) -> tuple[list[Phrase], list[float]]:
+    """Return all phrases with the scores of a classifier that was trained on the other batches."""
+    phrases, values = [], []
+    for name, batch in known.items():
+        values += scores(batch, train([phrase for other, rest in known.items() if other != name for phrase in rest]))
+        phrases += batch
+    return phrases, values
+
+
+def each_kind(known: dict[str, list[Phrase]], held_out: list[Phrase]) -> tuple[list[Phrase], list[float]]:
+    """Return the held-out batch's phrases with the scores of a classifier that never saw their kind."""
+    kinds = sorted({kind for kind, _ in held_out})
+    phrases, values = [], []
+    for sixth in range(SIXTHS):
+        unseen = set(kinds[sixth::SIXTHS])
+        model = train([phrase for batch in known.values() for phrase in batch if phrase[0] not in unseen])
+        asked = [phrase for phrase in held_out if phrase[0] in unseen]
+        phrases += asked
+        values += scores(asked, model)
+    return phrases, values
+
+
+def older() -> list[Phrase]:
+    """Return the older phrases, each of its first kind there or a look-alike."""
+    lines = [line.split("\t") for line in OLDER.read_text(encoding="utf-8").splitlines()]
+    return [("-older" if expected == "-" else expected.split(",")[0], [text]) for text, expected in lines]
+
+
+def by_level(phrases: Sequence[Phrase]) -> dict[str, Any]:
+    """Return for each level how many phrases are found, and how many of those at that level or a more urgent one."""
+    order = ("hospital", "120", "crisis")
+    found: dict[str, Any] = {}
+    for level in order:
+        asked = [said for kind, said in phrases if is_urgent((kind, said)) and rules.by_id()[kind].level == level]
+        seen = [{flag.level for flag in find(said)} for said in asked]
+        enough = [bool(levels) and (level in levels or (level == "hospital" and "120" in levels)) for levels in seen]
+        found[level] = {
+            "found": interval(sum(map(bool, seen)), len(seen)),
+            "at that level or above": interval(sum(enough), len(enough)),
+        }
+    return found
+
+
+def by_kind(phrases: Sequence[Phrase], values: Scores) -> dict[str, str]:
+    """Return for each kind of emergency how many are found, the fewest first."""
+    found: dict[str, list[bool]] = {}
+    for (kind, _), hit in zip(phrases, above(values), strict=True):
+        found.setdefault(kind, []).append(hit if not kind.startswith("-") else not hit)
+    ranked = sorted(found.items(), key=lambda item: sum(item[1]) / len(item[1]))
+    return {kind: f"{sum(hits)} of {len(hits)}" for kind, hits in ranked}
+
+
+def learning(known: dict[str, list[Phrase]], held_out: list[Phrase]) -> dict[str, dict[str, str]]:
+    """Return the measures on the held-out batch of classifiers of one, two, four … batches."""
+    names, found = list(known), {}
+    for count in sorted({1, 2, 4, 8, len(names)}):
+        if count <= len(names):
+            phrases = [phrase for name in names[:count] for phrase in known[name]]
+            model = train(phrases)
+            found[f"{count} batches, {len(phrases):,} phrases"] = row(held_out, above(scores(held_out, model)))
+    return found
+
+
+def two_classes(known: dict[str, list[Phrase]], *asked: list[Phrase]) -> list[str]:
+    """Return how many emergencies a classifier of two classes finds, with as many false alarms as the shipped one."""
+    model = train([("urgent" if is_urgent(phrase) else "-", phrase[1]) for batch in known.values() for phrase in batch])
+    found = []
+    for phrases in asked:
+        false = sum(above([v for p, v in zip(phrases, scores(phrases, classifier.model()), strict=True) if not is_urgent(p)]))
+        values = scores(phrases, model)
+        threshold = sorted((v for p, v in zip(phrases, values, strict=True) if not is_urgent(p)), reverse=True)[false]
+        hits = [v > threshold for p, v in zip(phrases, values, strict=True) if is_urgent(p)]
+        found.append(interval(sum(hits), len(hits)))
+    return found
+
+
+def milliseconds(phrases: Sequence[Phrase]) -> float:
+    start = time.perf_counter()
+    for _, said in phrases:
+        find(said)
+    return round(1000 * (time.perf_counter() - start) / len(phrases), 2)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    every = batches()
+    held_out = every[HELD_OUT]
+    known = {name: batch for name, batch in every.items() if name != HELD_OUT}
+    values, former = scores(held_out, classifier.model()), older()
+    former_values = scores(former, classifier.model())
+    turns, turn_values = each_batch(known)
+    kinds, kind_values = each_kind(known, held_out)
+    seen = {
+        "phrases": {"trained on": sum(map(len, known.values())), "held out": len(held_out), "older": len(former)},
+        "threshold": THRESHOLD,
+        "crisis named from": CRISIS,
+        "held-out batch": row(held_out, above(values)),
+        "older phrases": row(former, above(former_values)),
+        "each batch by the others": row(turns, above(turn_values)),
+        "kinds never seen": row(kinds, above(kind_values)),
+        "two classes instead of all kinds": two_classes(known, held_out, former),
+        "signs of the list alone": row(held_out, [any(rules.shown(text) for text in said) for _, said in held_out]),
+        "by level, held-out batch": by_level(held_out),
+        "curve, held-out batch": {str(t): row(held_out, above(values, t)) for t in CURVE},
+        "curve, older phrases": {str(t): row(former, above(former_values, t)) for t in CURVE},
+        "learning curve": learning(known, held_out),
+        "milliseconds a conversation": milliseconds(held_out),
+        "right by kind, each batch by the others": by_kind(turns, turn_values),
+    }
+    text = json.dumps(seen, ensure_ascii=False, indent=2) + "\n"
+    if args.out:
+        args.out.write_text(text, encoding="utf-8")
+    print(text, end="")
+
+
+if __name__ == "__main__":
+    run_command(main)
