@@ -271,10 +271,13 @@ async def events(reply: ClientResponse, found: list[Found], model: str) -> Async
                     prometheus.FIRST_TOKEN.observe(time.perf_counter() - start)
                     waiting = False
                 if found and line.startswith(b"data: {"):
-                    for choice in json.loads(line[6:])["choices"]:
+                    event = json.loads(line[6:])
+                    for choice in event["choices"]:
                         said += choice["delta"].get("content") or ""
+                        choice["delta"].pop("role", None)  # the notice has said it
                         if choice["finish_reason"] and (mark := marked(said, found)):
                             yield chunk(model, {"content": mark})
+                    line = b"data: " + json.dumps(event, ensure_ascii=False).encode() + b"\n"
                 yield line
     except APIError as error:
         prometheus.BROKEN_STREAMS.inc()

@@ -134,6 +134,7 @@ def test_an_answer_that_plays_an_emergency_down_is_marked_streamed_or_not(client
     streamed = "".join(event.choices[0].delta.content or "" for event in events)
     assert "把情况说轻了" in done.split("多喝水")[1] and streamed == done
     assert events[-1].choices[0].finish_reason == "stop"
+    assert [event.choices[0].delta.role for event in events if event.choices[0].delta.role] == ["assistant"]
 
 
 def test_the_model_is_told_of_an_emergency_beside_the_clients_system_text(client, model):
