@@ -272,10 +272,10 @@ async def events(reply: ClientResponse, found: list[Found], model: str) -> Async
                     waiting = False
                 if found and line.startswith(b"data: {"):
                     event = json.loads(line[6:])
-                    for choice in event["choices"]:
+                    for choice in event.get("choices", []):
                         said += choice["delta"].get("content") or ""
                         choice["delta"].pop("role", None)  # the notice has said it
-                        if choice["finish_reason"] and (mark := marked(said, found)):
+                        if choice.get("finish_reason") and (mark := marked(said, found)):
                             yield chunk(model, {"content": mark})
                     line = b"data: " + json.dumps(event, ensure_ascii=False).encode() + b"\n"
                 yield line
@@ -291,8 +291,8 @@ async def pieces(reply: ClientResponse) -> AsyncIterator[tuple[str, str | None]]
             if line.startswith(b'data: {"error"'):
                 raise APIError(502, "模型在回答中途出错。", "answer_broken_off")
             if line.startswith(b"data: {"):
-                for choice in json.loads(line[6:])["choices"]:
-                    yield choice["delta"].get("content") or "", choice["finish_reason"]
+                for choice in json.loads(line[6:]).get("choices", []):
+                    yield choice["delta"].get("content") or "", choice.get("finish_reason")
 
 
 class Relay(StreamingResponse):

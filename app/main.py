@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from ruamel.yaml import YAML
 from starlette.concurrency import run_in_threadpool
 
-from app import chat, errors, login, page, prometheus
+from app import chat, errors, login, page, prometheus, red_flags
 from app.access import Gate
 from app.middleware import RequestLog, log, set_up_logging
 from app.settings import Params
@@ -117,6 +117,7 @@ def model_version(lock: Path = Path("dvc.lock")) -> str:
 
 def main() -> None:
     params = Params.read()
+    red_flags.check()
     settings = params.app
     set_up_logging()
     try:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from app.red_flags import CRISIS, THRESHOLD, classifier, find, rules
+from app.red_flags import THRESHOLD, classifier, find, rules
 from tools.red_flags import HELD_OUT, Phrase, batches, train
 from xinglin.cli import run_command
 
@@ -160,7 +160,6 @@ def main() -> None:
     seen = {
         "phrases": {"trained on": sum(map(len, known.values())), "held out": len(held_out), "older": len(former)},
         "threshold": THRESHOLD,
-        "crisis named from": CRISIS,
         "held-out batch": row(held_out, above(values)),
         "older phrases": row(former, above(former_values)),
         "each batch by the others": row(turns, above(turn_values)),

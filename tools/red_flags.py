@@ -6,6 +6,7 @@ HELD_OUT is never trained on: benchmarks/red_flags.py measures on it.
 """
 
 import argparse
+import random
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,6 +24,7 @@ HELD_OUT = "held_out"
 FEATURES = 20_000  # n-grams, the commonest
 STRENGTH = 10.0  # inverse of the regularisation, by leaving one batch out
 STEPS = 100
+SEED, BEHIND = 1, 0.25
 Phrase = tuple[str, list[str]]  # its kind, "-…" for a look-alike, and the messages
 
 
@@ -47,8 +49,23 @@ def batches() -> dict[str, list[Phrase]]:
     return found
 
 
-def train(phrases: Sequence[Phrase], features: int = FEATURES) -> Model:
-    """Return the classifier that these phrases teach."""
+def in_talk(phrases: Sequence[Phrase]) -> list[Phrase]:
+    """Return every other phrase once more, with up to three messages of look-alikes before it and sometimes one behind.
+
+    People say more than what matters, and that may neither hide an emergency nor make one.
+    """
+    draw, talk = random.Random(SEED), [said for kind, said in phrases if kind.startswith("-") and len(said) == 1]
+    found = []
+    for kind, said in phrases[::2]:
+        before = [message for other in draw.sample(talk, draw.randint(1, 3)) for message in other]
+        behind = draw.choice(talk) if draw.random() < BEHIND else []
+        found.append((kind, [*before, *said, *behind]))
+    return found
+
+
+def train(phrases: Sequence[Phrase], features: int = FEATURES, talk: bool = True) -> Model:
+    """Return the classifier that these phrases teach, with small talk around them too."""
+    phrases = [*phrases, *(in_talk(phrases) if talk else ())]
     vectors = TfidfVectorizer(analyzer=grams_of, min_df=2, sublinear_tf=True, max_features=features)
     seen = vectors.fit_transform([plain(messages) for _, messages in phrases])
     fitted = LogisticRegression(C=STRENGTH, max_iter=STEPS, tol=1e-3).fit(seen, [kind for kind, _ in phrases])

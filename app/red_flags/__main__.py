@@ -7,15 +7,19 @@ Usage: python -m app.red_flags 右边胳膊突然抬不起来          (a messag
 import argparse
 import sys
 
-from app.red_flags import THRESHOLD, find, notice
+from app.red_flags import THRESHOLD, check, find, notice
+from xinglin.cli import CommandError, run_command
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("messages", nargs="*")
     parser.add_argument("--lines", action="store_true", help="read conversations from standard input")
-    parser.add_argument("--threshold", type=float, default=THRESHOLD)
+    parser.add_argument("--threshold", type=float, default=THRESHOLD, help="between 0 and 1")
     args = parser.parse_args()
+    if not 0 < args.threshold <= 1:
+        raise CommandError(f"--threshold: {args.threshold}: must be above 0, and 1 at the most")
+    check()
     if args.lines:
         for line in sys.stdin.buffer:
             said = line.decode("utf-8-sig", "replace").rstrip("\r\n").split("\t")
@@ -29,4 +33,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

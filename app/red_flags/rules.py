@@ -1,20 +1,24 @@
 """The kinds of emergency of kinds.yaml, and the signs that a clinician has written there."""
 
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
-from ruamel.yaml import YAML
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from ruamel.yaml import YAML, YAMLError
 
+from xinglin.cli import CommandError
 from xinglin.dialogues.cleaning import NARROW
 
 LIST = Path(__file__).parent / "kinds.yaml"
 CLAUSE = re.compile(r"[，。！？；：,!?;:\n…~]+")
 CONTRAST = re.compile(r"但是|但|可是|不过|却|只是|就是|而是")
 ANYWHERE = "anywhere "
+NEAR = 40  # characters before a sign in which a denial is looked for
+READ = 4000  # characters of a message in which signs are looked for
 Level = Annotated[Literal["120", "hospital", "crisis"], BeforeValidator(str)]
 
 
@@ -43,13 +47,48 @@ class Kinds(BaseModel):
     past: tuple[str, ...]
     general: tuple[str, ...]
     now: tuple[str, ...]
-    plays_down: tuple[str, ...]
-    sends: tuple[str, ...]
 
 
 @cache
 def known() -> Kinds:
-    return Kinds.model_validate(YAML(typ="safe").load(LIST))
+    """Return the list; raise CommandError, in one line that names the place, where it is not one."""
+    try:
+        given = YAML(typ="safe").load(LIST)
+        found = Kinds.model_validate(given)
+    except YAMLError as error:
+        raise CommandError(f"{LIST}: {' '.join(str(error).split())}") from None
+    except ValidationError as error:
+        fault = error.errors()[0]
+        raise CommandError(f"{LIST}: {place_of(fault['loc'], given)}: {fault['msg']}") from None
+    counts = Counter(kind.id for kind in found.kinds)
+    if twice := [name for name, count in counts.items() if count > 1]:
+        raise CommandError(f"{LIST}: {twice[0]}: stands there twice")
+    if missing := {"120", "hospital", "crisis"} - set(found.levels):
+        raise CommandError(f"{LIST}: levels: {min(missing)} is missing")
+    for kind in found.kinds:
+        for sign in kind.signs:
+            if wrong := fault_of(sign):
+                raise CommandError(f"{LIST}: {kind.id}: sign {sign!r}: {wrong}")
+    return found
+
+
+def place_of(place: Sequence[int | str], given: Any) -> str:
+    """Return where in the list a fault is, a kind by its name."""
+    if len(place) > 1 and place[0] == "kinds" and isinstance(kind := given["kinds"][place[1]], dict):
+        return ".".join(map(str, (kind.get("id", f"kind {place[1]}"), *place[2:])))
+    return ".".join(map(str, place)) or "the file"
+
+
+def fault_of(sign: str) -> str:
+    """Return why a sign could never count, or would always."""
+    words = sign.removeprefix(ANYWHERE).replace("|", " ").split(" ")
+    if not all(words):
+        return "a word is empty: one space or one | between words"
+    if sign != sign.lower():
+        return "write it in lower case, as messages are read"
+    if CLAUSE.search(sign) or "｜" in sign:
+        return "no punctuation: a sign stands within a clause, | is an ASCII one"
+    return ""
 
 
 @cache
@@ -63,12 +102,12 @@ def denial() -> re.Pattern[str]:
     denied, between = (
         "|".join(map(re.escape, sorted(words, key=len, reverse=True))) for words in (known().denied, known().between)
     )
-    return re.compile(rf"(?:{denied})(?:{between})*(?:[^、和或及跟与]{{1,8}}[、和或及跟与])*(?:{between})*$")
+    return re.compile(rf"(?:{denied})(?:{between})*+(?:[^、和或及跟与]{{1,8}}+[、和或及跟与])*+(?:{between})*+$")
 
 
 def shown(text: str) -> dict[str, str]:
     """Return the kinds of which a sign stands in a text, and that sign."""
-    text = re.sub(r"\s+", "", text.translate(NARROW).lower())
+    text = re.sub(r"\s+", "", text[:READ].translate(NARROW).lower())
     clauses = [clause for clause in CLAUSE.split(text) if clause]
     elsewhere = not says(text, known().now) and says(text, (*known().general, *known().over))
     found: dict[str, str] = {}
@@ -129,4 +168,4 @@ def places(clause: str, words: tuple[str, ...], start: int) -> Iterator[tuple[in
 
 def denied(before: str) -> bool:
     """Say whether what stands right before a sign denies it; a contrast (没发烧但胸痛) ends a denial."""
-    return denial().search(CONTRAST.split(before)[-1]) is not None
+    return denial().search(CONTRAST.split(before[-NEAR:])[-1]) is not None

@@ -2,12 +2,13 @@
 
 import subprocess
 import sys
+import time
 from itertools import pairwise
 
 import numpy as np
 import pytest
 
-from app.red_flags import due, find, instruction, notice, plays_down, rules, told
+from app.red_flags import check, due, find, instruction, notice, plays_down, rules, told
 from app.red_flags.classifier import model, plain, probabilities, windows
 from benchmarks.red_flags import interval, older
 from tests.conftest import ROOT, ends
@@ -54,7 +55,7 @@ def test_the_kept_classifier_is_the_one_that_the_phrases_teach():
     assert set(model().kinds) == {kind for kind, _ in trained}
     grams = training.TfidfVectorizer(
         analyzer=training.grams_of, min_df=2, sublinear_tf=True, max_features=training.FEATURES
-    ).fit([plain(said) for _, said in trained])
+    ).fit([plain(said) for _, said in [*trained, *training.in_talk(trained)]])
     assert list(grams.get_feature_names_out()) == sorted(model().places)
 
 
@@ -93,7 +94,7 @@ def test_an_emergency_in_a_long_text_is_found():
 
 def test_a_finding_says_why():
     [flag] = find(["右边胳膊突然抬不起来"])
-    assert flag.id == "stroke" and flag.why.startswith("score 0.") and "抬不起" in flag.why
+    assert flag.id == "stroke" and flag.why.startswith("score ") and "抬不起" in flag.why
 
 
 def test_a_sign_that_a_clinic_adds_counts_at_once(monkeypatch):
@@ -130,6 +131,36 @@ def test_what_was_asked_stands_before_a_short_answer():
     assert told(turns) == ["我咳嗽", "医生：有没有胸口疼？", "有", "嗯"]
 
 
+def turns(*said):
+    roles = ("user", "assistant")
+    return [{"role": roles[place % 2], "content": text} for place, text in enumerate(said)]
+
+
+def test_small_talk_before_it_hides_no_emergency():
+    talk = [said for kind, said in BATCHES[training.HELD_OUT] if kind.startswith("-mild") and len(said) == 1]
+    urgent = [said for kind, said in BATCHES[training.HELD_OUT] if not kind.startswith("-") and len(said) == 1]
+    told_late = [[*talk[place][0:1], *talk[place + 1], *talk[place + 2], *said] for place, said in enumerate(urgent[:90])]
+    assert sum(bool(find(said)) for said in told_late) >= 0.95 * len(told_late)
+
+
+def test_a_second_emergency_is_told_of_too():
+    bitten = ["被野狗咬了，出血了"]
+    assert [flag.level for flag in due(turns(*bitten, "请去打针。", "我不想活了"))] == ["crisis"]
+    long = f"{bitten[0]}。{'昨天下了雨，路上很滑，走得很慢。' * 14}现在我不想活了，药都准备好了"
+    assert {"crisis", "hospital"} <= {flag.level for flag in find([long])}
+
+
+def test_a_crisis_says_first_what_to_do_where_something_was_done_already():
+    said = notice(find(["刚才吃了一瓶安眠药，不想活了"]))
+    assert said.index("拨打 120") < said.index("12356") and "不要催吐" in said
+
+
+def test_what_was_asked_and_denied_says_nothing():
+    asked = "有没有胸口疼，出冷汗？喘得厉害吗？请告诉我。"
+    assert not due(turns("我有点咳嗽", asked, "没有")) and due(turns("我胸口闷", asked, "有"))
+    assert told(turns("我有点咳嗽", asked, "有"))[1] == "医生：有没有胸口疼，出冷汗？喘得厉害吗？"
+
+
 def test_an_emergency_is_told_of_when_it_is_new_or_said_again():
     first = [{"role": "user", "content": "我爸突然嘴歪了，右手抬不起来"}]
     later = [*first, {"role": "assistant", "content": "请立即拨打 120。"}, {"role": "user", "content": "好的，已经打了"}]
@@ -138,16 +169,34 @@ def test_an_emergency_is_told_of_when_it_is_new_or_said_again():
 
 
 @pytest.mark.parametrize(
-    ("answer", "wrong"),
+    "answer",
     [
-        ("请立即拨打 120。", False),
-        ("这种情况不用担心，观察几天，必要时去医院。", True),
-        ("多喝水，注意休息。", True),
-        ("请马上去急诊，路上不要走动。", False),
+        "请立即拨打 120。",
+        "要不要紧要看检查，请立即拨打120",
+        "这不是正常现象，立即去急诊。",
+        "千万不要在家观察，马上去医院",
+        "不用担心费用，先拨打120",
+        "请家人陪着，打心理援助热线。",
     ],
 )
-def test_an_answer_that_plays_an_emergency_down_is_seen(answer, wrong):
-    assert plays_down(answer) is wrong
+def test_an_answer_that_sends_somebody_is_left_as_it_is(answer):
+    assert not plays_down(answer)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "这种情况不用担心，观察几天，必要时去医院。",
+        "多喝水，注意休息。",
+        "暂时不用去急诊",
+        "不需要打120，休息就好",
+        "血压120/80，多休息",
+        "马上喝点热水",
+        "先在家观察一晚，不行再去急诊",
+    ],
+)
+def test_an_answer_that_plays_an_emergency_down_is_seen(answer):
+    assert plays_down(answer)
 
 
 def test_the_model_is_told_what_to_say():
@@ -168,6 +217,45 @@ def test_a_sign_does_not_count_where_it_is_denied_or_long_past(text, expected):
     assert ("unconscious" in rules.shown(text)) is expected
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("  - id: stroke\n", "  - id: strok\n", "stroke: the classifier knows this kind"),
+        ("  - id: seizure\n", "  - id: stroke\n", "stroke: stands there twice"),
+        ("    level: hospital\n", "    level: today\n", "fetal_movement.level: "),
+        ("    level: hospital\n", "    levle: hospital\n", "fetal_movement.level"),
+        ("      - 喘 厉害|", "      - 喘 |厉害|", "breathing: sign '喘 |厉害|"),
+        ("      - 喘 厉害|", "      - 喘 BNP|", "lower case"),
+        ("      - 喘 厉害|", "      - 喘，厉害|", "no punctuation"),
+        ("  hospital: 请", "  hospitl: 请", "levels"),
+        ("kinds:\n", "kinds: [\n", "kinds.yaml: "),
+    ],
+)
+def test_a_mistake_in_the_list_is_one_line_before_anything_starts(tmp_path, monkeypatch, capsys, old, new, said):
+    text = rules.LIST.read_text(encoding="utf-8")
+    assert old in text
+    (tmp_path / "kinds.yaml").write_text(text.replace(old, new, 1), encoding="utf-8")
+    monkeypatch.setattr(rules, "LIST", tmp_path / "kinds.yaml")
+    cached = (rules.known, rules.by_id, rules.denial)
+    for function in cached:
+        function.cache_clear()
+    try:
+        with ends():
+            check()
+    finally:
+        for function in cached:
+            function.cache_clear()
+    told = capsys.readouterr().err
+    assert said in told and told.count("\n") == 1
+
+
+@pytest.mark.parametrize("text", ["没" + "伴有" * 20 + "嗯喘厉害", "不喘" * 1990 + "厉害", "没" + "有" * 3000 + "喘厉害"])
+def test_no_text_takes_long(text):
+    start = time.process_time()
+    find([text] * 10)
+    assert time.process_time() - start < 3
+
+
 @pytest.mark.parametrize("text", ["", "。。。", "\x00", "a" * 4000, "不" * 2000, "没有和" * 800, "右手" * 1000, "\ud800"])
 def test_any_text_is_read(text):
     find([text])
@@ -179,7 +267,7 @@ def test_probabilities_are_those_of_the_library():
     seen = vectors.fit_transform([plain(said) for _, said in phrases])
     fitted = training.LogisticRegression(C=training.STRENGTH, max_iter=training.STEPS, tol=1e-3)
     fitted.fit(seen, [kind for kind, _ in phrases])
-    mine = training.train(phrases, features=500)
+    mine = training.train(phrases, features=500, talk=False)
     ours = np.array([probabilities(plain(said), mine) for _, said in phrases])
     assert np.allclose(ours, fitted.predict_proba(seen), atol=1e-4)
 
