@@ -18,7 +18,8 @@ from app.red_flags.conversation import ASKED, heard, readings, told
 from app.red_flags.rules import Level
 from xinglin.cli import CommandError
 
-THRESHOLD = 0.5  # params.yaml's app.red_flags_threshold, where nobody says another
+THRESHOLD = 0.55  # params.yaml's app.red_flags_threshold, where nobody says another
+SURER = 0.15  # how much likelier it must be in a part of a long text, which says less of the whole
 NAMED = 0.2  # how likely a kind must be to be named beside the likeliest
 LEVELS: tuple[Level, ...] = ("crisis", "120", "hospital")  # what is said first
 
@@ -49,10 +50,10 @@ def find(messages: Sequence[str], threshold: float = THRESHOLD) -> list[Found]:
     said = [message for message in messages if not message.startswith(ASKED)]
     why = {kind: f"sign: {sign}" for message in said for kind, sign in rules.shown(message).items()}
     for reading in readings(messages):
-        for text in classifier.windows(classifier.plain(reading)):
+        for part, text in enumerate(classifier.windows(classifier.plain(reading))):
             likely = classifier.probabilities(text, known)
             score = float(likely[known.urgent].sum())
-            for place in likely_kinds(likely, known) if score >= threshold else ():
+            for place in likely_kinds(likely, known) if score >= threshold + SURER * bool(part) else ():
                 why.setdefault(known.kinds[place], f"score {score:.2f}: {', '.join(classifier.words(text, place, known))}")
     kinds = [rules.by_id()[kind] for kind in why]
     return sorted((Found(k.id, k.name, k.level, k.do, why[k.id]) for k in kinds), key=lambda flag: LEVELS.index(flag.level))

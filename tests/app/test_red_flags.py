@@ -17,7 +17,7 @@ from tools import red_flags as training
 BATCHES = training.batches()
 
 
-def kinds(*messages, threshold=0.5):
+def kinds(*messages, threshold=0.55):
     return {flag.id for flag in find(messages, threshold)}
 
 
@@ -82,7 +82,7 @@ def test_what_is_asked_in_general_denied_or_long_past_is_no_emergency(text):
 
 def test_a_lower_threshold_finds_more():
     held_out = [said for _, said in BATCHES[training.HELD_OUT]]
-    counts = [sum(bool(find(said, threshold)) for said in held_out) for threshold in (0.2, 0.5, 0.8)]
+    counts = [sum(bool(find(said, threshold)) for said in held_out) for threshold in (0.2, 0.55, 0.8)]
     assert all(more > fewer for more, fewer in pairwise(counts))
 
 
@@ -146,7 +146,7 @@ def test_small_talk_before_it_hides_no_emergency():
 def test_a_second_emergency_is_told_of_too():
     bitten = ["被野狗咬了，出血了"]
     assert [flag.level for flag in due(turns(*bitten, "请去打针。", "我不想活了"))] == ["crisis"]
-    long = f"{bitten[0]}。{'昨天下了雨，路上很滑，走得很慢。' * 14}现在我不想活了，药都准备好了"
+    long = f"{bitten[0]}。{'昨天下了雨，路上很滑，走得很慢。' * 14}这些都无所谓了。我不想活了，遗书已经写好，今晚就跳楼。"
     assert {"crisis", "hospital"} <= {flag.level for flag in find([long])}
 
 
