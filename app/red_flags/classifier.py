@@ -15,7 +15,7 @@ import numpy as np
 
 FILE = Path(__file__).parent / "classifier.npz"
 GRAMS = (1, 3)  # characters
-LONG, STEP = 160, 80  # characters: the phrases are shorter, so a longer text is also read through a window of LONG
+LONG, STEP = 100, 50  # characters: the phrases are shorter, so a longer text is also read through a window of LONG
 SPACES = re.compile(r"\s+")
 WORDS = 3  # n-grams that an explanation names
 

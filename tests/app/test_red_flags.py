@@ -89,7 +89,7 @@ def test_a_lower_threshold_finds_more():
 def test_an_emergency_in_a_long_text_is_found():
     talk = "昨天在公园散步，天气不错，和老朋友下了两盘棋，晚饭吃了面条，看了会儿电视，睡得也还可以。" * 6
     assert "stroke" in kinds(f"{talk}刚才我爸突然嘴歪了，右边胳膊抬不起来，说话不清楚。{talk}")
-    assert all(len(part) <= 160 for part in windows(talk)[1:])
+    assert all(len(part) <= 100 for part in windows(talk)[1:])
 
 
 def test_a_finding_says_why():
@@ -147,7 +147,7 @@ def test_a_second_emergency_is_told_of_too():
     bitten = ["被野狗咬了，出血了"]
     assert [flag.level for flag in due(turns(*bitten, "请去打针。", "我不想活了"))] == ["crisis"]
     long = f"{bitten[0]}。{'昨天下了雨，路上很滑，走得很慢。' * 14}这些都无所谓了。我不想活了，遗书已经写好，今晚就跳楼。"
-    assert {"crisis", "hospital"} <= {flag.level for flag in find([long])}
+    assert levels(long)[0] == "crisis"
 
 
 def test_a_crisis_says_first_what_to_do_where_something_was_done_already():
