@@ -227,6 +227,15 @@ def test_an_emergency_is_on_top_before_the_answer(page):
     expect(alert).to_be_hidden()
 
 
+def test_an_emergency_told_over_three_messages_is_on_top(page):
+    alert = page.get_by_role("alert").filter(has_text="胎动异常")
+    ask(page, "我怀孕34周了，平时能吃螃蟹吗", 1)
+    ask(page, "好的，那走路锻炼可以吗", 2)
+    expect(alert).to_be_hidden()
+    ask(page, "今天一整天都没感觉到宝宝动", 3)
+    expect(alert).to_be_visible()
+
+
 def test_a_script_in_an_answer_or_a_question_does_not_run(page):
     ask(page, "SCRIPT <img src=x onerror='window.hacked = 3'>", 1)
     expect(answers(page).first).to_contain_text("<script>window.hacked = 1</script>")
