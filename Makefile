@@ -33,7 +33,8 @@ repro: ## make what is not up to date (dvc repro), also where the file at raw.pa
 
 test: setup .venv-transformers4/ready lint ## every test but the long ones (make soak), the real pipeline included
 	@sh tests/install.sh
-	$(PY) -m pytest -m "not soak" -n 2 --dist loadfile --no-loadscope-reorder
+	$(PY) -m pytest -m "not soak" tests/test_pipeline.py
+	$(PY) -m pytest -m "not soak" --ignore tests/test_pipeline.py -n 2 --dist loadfile
 
 ##@ Data and base
 

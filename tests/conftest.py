@@ -36,11 +36,6 @@ ROOT = Path(__file__).parent.parent
 TOYHOM = ROOT.parent / "shared" / "data" / "toyhom_internal_medicine.huatuo.jsonl"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the real pipeline first: one worker is at it while the other does the rest."""
-    items.sort(key=lambda item: item.path.name != "test_pipeline.py")
-
-
 @contextmanager
 def ends() -> Iterator[pytest.ExceptionInfo[SystemExit]]:
     """Expect the block to end as a command does: with an exit status, an error as one line on stderr."""
