@@ -102,6 +102,15 @@ def by_level(phrases: Sequence[Phrase]) -> dict[str, Any]:
     return found
 
 
+def by_kind(phrases: Sequence[Phrase]) -> dict[str, str]:
+    """Return for each kind how many of its phrases are judged rightly, the fewest first."""
+    right: dict[str, list[bool]] = {}
+    for phrase, found in zip(phrases, shown(phrases), strict=True):
+        right.setdefault(phrase[0], []).append(found == is_urgent(phrase))
+    ranked = sorted(right.items(), key=lambda item: (sum(item[1]) / len(item[1]), item[0]))
+    return {kind: interval(sum(hits), len(hits)) for kind, hits in ranked}
+
+
 def wrong(phrases: Sequence[Phrase]) -> dict[str, list[str]]:
     """Return what is missed, by its kind, and what is flagged falsely, by the kind that it was taken for."""
     seen: dict[str, list[str]] = {"missed": [], "false": []}
@@ -153,9 +162,13 @@ def milliseconds(phrases: Sequence[Phrase]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--kinds", action="store_true", help="only the held-out batch, kind by kind: seconds")
     args = parser.parse_args()
     every = batches()
     held_out = every[HELD_OUT]
+    if args.kinds:
+        print(json.dumps(by_kind(held_out), indent=2))
+        return
     known = {name: batch for name, batch in every.items() if name != HELD_OUT}
     former = older()
     kinds, kind_values = each_kind(known, held_out)

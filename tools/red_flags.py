@@ -73,6 +73,8 @@ def train(phrases: Sequence[Phrase], features: int = FEATURES, talk: bool = True
     urgent = np.array([not kind.startswith("-") for kind in kinds])
     places = {gram: int(place) for gram, place in vectors.vocabulary_.items()}
     weights, bias = fitted.coef_.T.astype(np.float32), fitted.intercept_.astype(np.float32)
+    if len(kinds) == 2:  # scikit-learn keeps the second one's alone
+        weights, bias = np.hstack([0 * weights, weights]), np.append(0 * bias, bias)
     return Model(places, vectors.idf_.astype(np.float32), weights, bias, kinds, urgent)
 
 
