@@ -23,7 +23,7 @@ from xinglin.cli import run_command
 
 OLDER = Path(__file__).parent.parent / "tests" / "app" / "red_flags.tsv"
 PARTS = 4
-CURVE = (0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7)
+CURVE = (0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75)
 Scores = Sequence[float]
 
 

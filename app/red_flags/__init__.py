@@ -18,8 +18,9 @@ from app.red_flags.conversation import ASKED, heard, readings, told
 from app.red_flags.rules import Level
 from xinglin.cli import CommandError
 
-THRESHOLD = 0.55  # params.yaml's app.red_flags_threshold, where nobody says another
-SURER = 0.15  # how much likelier it must be in a part of a long text, which says less of the whole
+THRESHOLD = 0.65  # params.yaml's app.red_flags_threshold, where nobody says another
+SURER = 0.1  # how much likelier it must be in a part of a long text, which says less of the whole …
+EARLY = 0.1  # … and how much less likely where the likeliest kind may not be missed
 NAMED = 0.2  # how likely a kind must be to be named beside the likeliest
 LEVELS: tuple[Level, ...] = ("crisis", "120", "hospital")  # what is said first
 
@@ -53,7 +54,9 @@ def find(messages: Sequence[str], threshold: float = THRESHOLD) -> list[Found]:
         for part, text in enumerate(classifier.windows(classifier.plain(reading))):
             likely = classifier.probabilities(text, known)
             score = float(likely[known.urgent].sum())
-            for place in likely_kinds(likely, known) if score >= threshold + SURER * bool(part) else ():
+            places = likely_kinds(likely, known)
+            early = rules.by_id()[known.kinds[places[0]]].early
+            for place in places if score >= threshold + SURER * bool(part) - EARLY * early else ():
                 why.setdefault(known.kinds[place], f"score {score:.2f}: {', '.join(classifier.words(text, place, known))}")
     kinds = [rules.by_id()[kind] for kind in why]
     return sorted((Found(k.id, k.name, k.level, k.do, why[k.id]) for k in kinds), key=lambda flag: LEVELS.index(flag.level))

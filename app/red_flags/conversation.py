@@ -13,6 +13,12 @@ DENIES = re.compile(
     r"^(?:都|也|倒|完全|暂时|目前|好像)*(?:没有?|没的?|不是?|无|否|木有|冇|no|not|nope)(?:有|的|啊|呀|哦|过|疼|痛|喘|了)*[。！!，,.]*$",
     re.IGNORECASE,
 )
+AFFIRMS = re.compile(
+    r"^(?:都|也|嗯+|恩|哦|确实|好像)*(?:有|是|对|会|嗯+|恩|疼|痛|yes)"
+    r"(?:的|啊|呀|点|一点|一些|过|呢|疼|痛)*[。！!，,.]*$",
+    re.IGNORECASE,
+)
+ASKING = re.compile(r"有没有|是不是|会不会|能不能|还有|请问|吗|呢|[？?]|您|你")
 LAST = (1, 2, 3)  # messages that are read by themselves too, so that small talk before them hides nothing
 
 
@@ -30,11 +36,14 @@ def told(turns: Sequence[dict[str, str]]) -> list[str]:
 
 
 def heard(messages: Sequence[str]) -> list[str]:
-    """Return the messages without what was asked and denied: that says nothing of the patient."""
+    """Return the messages with what was asked and affirmed as if the patient had said it, and without what was denied."""
     found: list[str] = []
     for message in messages:
-        if found and found[-1].startswith(ASKED) and DENIES.match(message.strip()):
+        asked = found[-1] if found and found[-1].startswith(ASKED) else ""
+        if asked and DENIES.match(message.strip()):
             found.pop()
+        elif asked and AFFIRMS.match(message.strip()):
+            found[-1] = ASKING.sub(" ", asked.removeprefix(ASKED)).strip()
         else:
             found.append(message)
     return found

@@ -33,6 +33,7 @@ class Kind(BaseModel):
     signs: tuple[str, ...] = ()
     unless: tuple[str, ...] = Field((), alias="not")
     always: bool = False
+    early: bool = False
 
 
 class Kinds(BaseModel):
