@@ -135,7 +135,8 @@ def learning(known: dict[str, list[Phrase]], held_out: list[Phrase]) -> dict[str
         if count <= len(names):
             phrases = [phrase for name in names[:count] for phrase in known[name]]
             model = train(phrases)
-            found[f"{count} batch{'es' * (count > 1)}, {len(phrases):,} phrases"] = row(held_out, above(scores(held_out, model)))
+            name = f"{count} batch{'es' * (count > 1)}, {len(phrases):,} phrases"
+            found[name] = row(held_out, above(scores(held_out, model)))
     return found
 
 
