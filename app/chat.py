@@ -13,6 +13,7 @@ from aiohttp import ClientResponse
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
 from app import prometheus
@@ -167,7 +168,7 @@ async def chat_completions(body: ChatRequest, request: Request, caller: Who) -> 
     """Answer a conversation. Where it shows an emergency, the answer begins with what to do at once."""
     state = request.app.state
     sent = payload(body, state.settings, state.model)
-    found = urgent(sent["messages"], state.settings)
+    found = await run_in_threadpool(urgent, sent["messages"], state.settings)
     sent["messages"] = instructed(sent["messages"], found, state.settings)
     found = found if state.settings.red_flags_in_answers else []
     stack = AsyncExitStack()

@@ -118,7 +118,7 @@ class Page:
         past = pairs(await self.stored("messages", user, conversation))[-(self.app.settings.max_turns // 2) + 1 :]
         turns = [{"role": m.role, "content": m.correction or m.content} for pair in past for m in pair]
         turns.append({"role": "user", "content": text})
-        found = urgent(turns, self.app.settings)
+        found = await run_in_threadpool(urgent, turns, self.app.settings)
         busy = {self.question: gr.update(value=""), self.send: gr.update(visible=False), self.stop: gr.update(visible=True)}
         yield busy | {
             self.alert: alert(notice(found)),

@@ -14,7 +14,7 @@ import numpy as np
 
 from app.red_flags import classifier, rules
 from app.red_flags.answers import plays_down
-from app.red_flags.conversation import ASKED, heard, readings, told
+from app.red_flags.conversation import heard, is_question, readings, told
 from app.red_flags.rules import Level
 from xinglin.cli import CommandError
 
@@ -48,7 +48,7 @@ def find(messages: Sequence[str], threshold: float = THRESHOLD) -> list[Found]:
     `threshold` is how likely it must be, by the classifier, that something is one. A sign of the list counts by itself.
     """
     messages, known = heard(messages), classifier.model()
-    said = [message for message in messages if not message.startswith(ASKED)]
+    said = [message for message in messages if not is_question(message)]
     why = {kind: f"sign: {sign}" for message in said for kind, sign in rules.shown(message).items()}
     for reading in readings(messages):
         for part, text in enumerate(classifier.windows(classifier.plain(reading))):
@@ -56,8 +56,11 @@ def find(messages: Sequence[str], threshold: float = THRESHOLD) -> list[Found]:
             score = float(likely[known.urgent].sum())
             places = likely_kinds(likely, known)
             early = rules.by_id()[known.kinds[places[0]]].early
-            for place in places if score >= threshold + SURER * bool(part) - EARLY * early else ():
-                why.setdefault(known.kinds[place], f"score {score:.2f}: {', '.join(classifier.words(text, place, known))}")
+            if score < threshold + SURER * bool(part) - EARLY * early:
+                continue
+            for place in places:
+                if (kind := known.kinds[place]) not in why:
+                    why[kind] = f"score {score:.2f}: {', '.join(classifier.words(text, place, known))}"
     kinds = [rules.by_id()[kind] for kind in why]
     return sorted((Found(k.id, k.name, k.level, k.do, why[k.id]) for k in kinds), key=lambda flag: LEVELS.index(flag.level))
 

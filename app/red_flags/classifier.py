@@ -33,17 +33,16 @@ class Model(NamedTuple):
 
 @cache
 def model(file: Path = FILE) -> Model:
-    kept = np.load(file)
-    kinds = kept["kinds"].tolist()
-    grams = kept["grams"].item().split("\t")
-    return Model(
-        dict(zip(grams, range(len(grams)), strict=True)),
-        kept["idf"].astype(np.float32),
-        kept["weights"].astype(np.float32) * kept["scale"].astype(np.float32),
-        kept["bias"].astype(np.float32),
-        kinds,
-        np.array([not kind.startswith("-") for kind in kinds]),
-    )
+    with np.load(file) as kept:
+        kinds, grams = kept["kinds"].tolist(), kept["grams"].item().split("\t")
+        return Model(
+            dict(zip(grams, range(len(grams)), strict=True)),
+            kept["idf"].astype(np.float32),
+            kept["weights"].astype(np.float32) * kept["scale"].astype(np.float32),
+            kept["bias"].astype(np.float32),
+            kinds,
+            np.array([not kind.startswith("-") for kind in kinds]),
+        )
 
 
 def plain(messages: Sequence[str]) -> str:

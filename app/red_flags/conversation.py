@@ -1,6 +1,7 @@
 """What a patient has told: their messages in turn, and what they affirm or deny of what they were asked.
 
-Read are messages; one that begins with ASKED is a question that was put to the patient before the next one.
+Among the messages stands a question that was put to the patient before the next one as 医生：…？; who begins with 医生： and
+asks nothing addresses the doctor.
 """
 
 import re
@@ -8,13 +9,13 @@ from collections.abc import Iterator, Sequence
 
 ASKED = "医生："
 SHORT = 8  # characters: a shorter message answers what it was asked
-QUESTION = re.compile(r"[^。！!\n]*(?:[？?]|[吗呢](?=[。！!\n]|$))")
+SENTENCE = re.compile(r"[。！!\n]")
 DENIES = re.compile(
     r"^(?:都|也|倒|完全|暂时|目前|好像)*(?:没有?|没的?|不是?|无|否|木有|冇|no|not|nope)(?:有|的|啊|呀|哦|过|疼|痛|喘|了)*[。！!，,.]*$",
     re.IGNORECASE,
 )
 AFFIRMS = re.compile(
-    r"^(?:都|也|嗯+|恩|哦|确实|好像)*(?:有|是|对|会|嗯+|恩|疼|痛|yes)"
+    r"^(?:都|也|嗯|恩|哦|确实|好像)*(?:有|是|对|会|嗯|恩|疼|痛|yes)"
     r"(?:的|啊|呀|点|一点|一些|过|呢|疼|痛)*[。！!，,.]*$",
     re.IGNORECASE,
 )
@@ -27,19 +28,32 @@ def told(turns: Sequence[dict[str, str]]) -> list[str]:
     found, asked = [], ""
     for turn in turns:
         if turn["role"] == "assistant":
-            asked = "".join(QUESTION.findall(turn["content"]))[-100:].strip()
+            asked = asked_in(turn["content"])[-100:].strip()
         elif turn["role"] == "user":
             found += [f"{ASKED}{asked}"] if asked and len(turn["content"]) <= SHORT else []
-            found.append(turn["content"])
+            found.append(turn["content"].removeprefix(ASKED))
             asked = ""
     return found
+
+
+def asked_in(text: str) -> str:
+    """Return what a text asks: its sentences as far as they are questions."""
+
+    def asked(sentence: str) -> str:
+        return sentence if sentence.endswith(("吗", "呢")) else sentence[: max(map(sentence.rfind, "？?")) + 1]
+
+    return "".join(map(asked, SENTENCE.split(text)))
+
+
+def is_question(message: str) -> bool:
+    return message.startswith(ASKED) and asked_in(message) != ""
 
 
 def heard(messages: Sequence[str]) -> list[str]:
     """Return the messages with what was asked and affirmed as if the patient had said it, and without what was denied."""
     found: list[str] = []
     for message in messages:
-        asked = found[-1] if found and found[-1].startswith(ASKED) else ""
+        asked = found[-1] if found and is_question(found[-1]) else ""
         if asked and DENIES.match(message.strip()):
             found.pop()
         elif asked and AFFIRMS.match(message.strip()):
@@ -55,4 +69,4 @@ def readings(messages: Sequence[str]) -> Iterator[Sequence[str]]:
     for count in LAST:
         start = len(messages) - count
         if start > 0:
-            yield messages[start - messages[start - 1].startswith(ASKED) :]
+            yield messages[start - is_question(messages[start - 1]) :]

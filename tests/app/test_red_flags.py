@@ -87,9 +87,46 @@ def test_a_lower_threshold_finds_more():
 
 
 def test_an_emergency_in_a_long_text_is_found():
-    talk = "昨天在公园散步，天气不错，和老朋友下了两盘棋，晚饭吃了面条，看了会儿电视，睡得也还可以。" * 6
+    talk = "昨天在公园散步，天气不错，和老朋友下了两盘棋，晚饭吃了面条，看了会儿电视，睡得也还可以。" * 30
     assert "stroke" in kinds(f"{talk}刚才我爸突然嘴歪了，右边胳膊抬不起来，说话不清楚。{talk}")
     assert all(len(part) <= 100 for part in windows(talk)[1:])
+
+
+@pytest.fixture
+def likely(monkeypatch):
+    """Give a function that sets how likely the classifier takes kinds to be, in a whole text and in its parts."""
+
+    def set_to(whole, part=None):
+        def probabilities(text, known):
+            chances = whole if part is None or len(text) > 100 else part
+            found = np.array([chances.get(kind, 0.0) for kind in known.kinds])
+            found[known.kinds.index("-chat")] = 1 - found.sum()
+            return found
+
+        monkeypatch.setattr("app.red_flags.classifier.probabilities", probabilities)
+
+    return set_to
+
+
+def test_what_may_not_be_missed_is_told_at_a_lower_probability(likely):
+    likely({"stroke": 0.6})
+    assert kinds("x") == {"stroke"}
+    likely({"acute_abdomen": 0.6})
+    assert kinds("x") == set()
+    likely({"stroke": 0.5})
+    assert kinds("x") == set()
+
+
+def test_a_part_of_a_long_text_must_be_surer(likely):
+    likely({}, {"acute_abdomen": 0.7})
+    assert kinds("x" * 300) == set()
+    likely({}, {"acute_abdomen": 0.8})
+    assert kinds("x" * 300) == {"acute_abdomen"}
+
+
+def test_other_kinds_are_named_where_they_are_not_unlikely(likely):
+    likely({"stroke": 0.5, "seizure": 0.25, "burns": 0.1})
+    assert kinds("x") == {"stroke", "seizure"}
 
 
 def test_a_finding_says_why():
@@ -159,6 +196,13 @@ def test_what_was_asked_and_denied_says_nothing():
     asked = "有没有胸口疼，出冷汗？喘得厉害吗？请告诉我。"
     assert not due(turns("我有点咳嗽", asked, "没有")) and due(turns("我胸口闷", asked, "有"))
     assert told(turns("我有点咳嗽", asked, "有"))[1] == "医生：有没有胸口疼，出冷汗？喘得厉害吗？"
+
+
+@pytest.mark.parametrize("later", [(), ("没有",)])
+def test_who_begins_with_the_doctors_name_is_the_patient(later):
+    said = "医生：我爸突然嘴歪了，右手抬不起来"
+    assert "stroke" in kinds(said, *later)
+    assert told(turns(said, "多久了？", "没有"))[0] == said.removeprefix("医生：")
 
 
 def test_an_emergency_is_told_of_when_it_is_new_or_said_again():
@@ -249,10 +293,24 @@ def test_a_mistake_in_the_list_is_one_line_before_anything_starts(tmp_path, monk
     assert said in told and told.count("\n") == 1
 
 
-@pytest.mark.parametrize("text", ["没" + "伴有" * 20 + "嗯喘厉害", "不喘" * 1990 + "厉害", "没" + "有" * 3000 + "喘厉害"])
-def test_no_text_takes_long(text):
+URGENT = "我爸突然嘴歪了，右边胳膊抬不起来，胸口疼。"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        ["没" + "伴有" * 20 + "嗯喘厉害"] * 19,
+        ["不喘" * 1990 + "厉害"] * 19,
+        ["没" + "有" * 3000 + "喘厉害"] * 19,
+        [URGENT * 190] * 19,
+        ["有", "啊" * 4000] * 9 + ["有"],
+        ["嗯", "医生：喘吗？", "嗯" * 40 + "x"],
+    ],
+)
+def test_no_conversation_takes_long(said):
     start = time.process_time()
-    find([text] * 10)
+    due(turns(*said))
+    find(said)
     assert time.process_time() - start < 3
 
 
