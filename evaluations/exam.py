@@ -29,7 +29,8 @@ from xinglin.dialogues.dialogue import Unusable
 from xinglin.dialogues.reading import Broken, records
 from xinglin.dialogues.rows import texts_of
 from xinglin.files import drop_work, fingerprint, read_json, read_jsonl, work_folder, write_json, write_jsonl
-from xinglin.leakage.similarity import all_pairs, plain
+from xinglin.leakage.grams import plain
+from xinglin.leakage.similarity import all_pairs
 from xinglin.params import Count, ParamsFile, Part, Section
 from xinglin.scoring.intervals import interval
 from xinglin.scoring.settings import Metrics

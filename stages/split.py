@@ -21,8 +21,9 @@ from xinglin.dialogues.rows import texts_of
 from xinglin.files import atomic_path, read_json, write_json
 from xinglin.leakage.boilerplate import is_common
 from xinglin.leakage.containment import CONTAINED
+from xinglin.leakage.grams import gram_overlap, smallest_grams
 from xinglin.leakage.links import Kind, Texts, closest, compared, contained_pairs, equal_links, likely_pairs, near_links
-from xinglin.leakage.similarity import all_pairs, gram_overlap, groups, smallest_grams
+from xinglin.leakage.similarity import all_pairs, groups
 from xinglin.params import ParamsFile, Section, Seed
 
 SIDES = ("train", "val", "test")  # from the least to the most held out

@@ -28,8 +28,9 @@ from xinglin.dialogues.rows import texts_of
 from xinglin.files import read_jsonl
 from xinglin.leakage.boilerplate import common_grams, without
 from xinglin.leakage.containment import CONTAINED, candidates, contained
+from xinglin.leakage.grams import gram_overlap, plain, plain_texts
 from xinglin.leakage.links import SHORT, WORDED, is_stock
-from xinglin.leakage.similarity import all_pairs, gram_overlap, plain, plain_texts
+from xinglin.leakage.similarity import all_pairs
 
 TRAIN = Path("data/split/train.jsonl")
 LEAST = 3  # characters: shorter ones are letters of options

@@ -197,7 +197,7 @@ def test_an_answer_inside_another_and_a_later_question_keep_dialogues_together()
 
 def test_what_is_left_on_one_side_of_two_is_what_comparing_all_with_all_leaves():
     """The sides after templates, near copies and chains leave no near pair by a loop over all contents."""
-    from xinglin.leakage.similarity import jaccard
+    from tests.near import jaccard
 
     draw_one = random.Random(8)
     dialogues = []

@@ -2,9 +2,10 @@ import random
 
 import pytest
 
+from tests.near import shingle_set
 from xinglin.leakage.boilerplate import FLOOR, LEAST, common_grams, limit, without
 from xinglin.leakage.containment import candidates, contained
-from xinglin.leakage.similarity import NOT_WORD, plain, plain_texts, shingle_set
+from xinglin.leakage.grams import NOT_WORD, plain, plain_texts
 
 DRAW = random.Random(6)
 TEMPLATE = "请判断下面这句话属于哪一类并说明理由可选的类别有疾病症状体征药物"

@@ -3,7 +3,9 @@ import random
 import numpy as np
 import pytest
 
-from xinglin.leakage.similarity import all_pairs, gram_overlap, grams, groups, jaccard, near_pairs, plain, smallest_grams
+from tests.near import jaccard
+from xinglin.leakage.grams import gram_overlap, grams, plain, smallest_grams
+from xinglin.leakage.similarity import all_pairs, groups, near_pairs
 from xinglin.leakage.stored import batch_of
 
 DRAW = random.Random(5)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from xinglin.leakage.similarity import eight_grams, sorted_set
+from xinglin.leakage.grams import eight_grams, sorted_set
 from xinglin.leakage.stored import MIX, Batch, Stored, by_batch, count, places, store, stored
 
 SHARE = 0.005  # of the distinct texts: an 8-gram in more of them is boilerplate

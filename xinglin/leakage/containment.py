@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from xinglin.leakage.similarity import CHUNK, OWNER, bitmaps, bucket_of, eight_grams, most_shingles, overlaps, sorted_set
+from xinglin.leakage.grams import bucket_of, eight_grams, sorted_set
+from xinglin.leakage.similarity import CHUNK, OWNER, bitmaps, most_shingles, overlaps
 from xinglin.leakage.stored import BATCH, MIX, Batch, Stored, by_batch, count, places, stored
 
 CONTAINED = 0.8  # of the smaller text's shingles

@@ -21,7 +21,8 @@ from xinglin.leakage.boilerplate import (
     without,
 )
 from xinglin.leakage.containment import candidates, contained
-from xinglin.leakage.similarity import KEY_GRAM, near_pairs, overlaps, plain_batch, sorted_set
+from xinglin.leakage.grams import KEY_GRAM, plain_batch, sorted_set
+from xinglin.leakage.similarity import near_pairs, overlaps
 from xinglin.leakage.stored import Batch, Stored, by_batch, distinct, places, store
 
 SHORT = 20  # characters from which on an answer says something of its own; "不客气，祝您早日康复" is in many dialogues
