@@ -1,95 +1,38 @@
 """The part of OpenAI's API that clients use: chat completions, streamed or not, and the list of models."""
 
-import itertools
-import json
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Annotated, Any, Literal
 
 import anyio
-from aiohttp import ClientResponse
+import orjson
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
 from app import prometheus
 from app.access import Caller
+from app.context import fit
 from app.errors import APIError, responses
 from app.red_flags import Found, due, instruction, notice, plays_down
+from app.replies import Chunk, Completion, chunks, completion
+from app.replies import pieces as pieces
+from app.requests import GENERATED, ChatRequest, no_model, payload
 from app.settings import App
-from app.upstream import faults
-from xinglin.dialogues.cleaning import tidy
-from xinglin.dialogues.dialogue import Unusable
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
-
-
-class TextPart(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    type: Literal["text"]
-    text: str
-
-
-class Message(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    role: Literal["system", "user", "assistant"]
-    content: str | list[TextPart]
-    name: str | None = None
-
-    def text(self) -> str:
-        return self.content if isinstance(self.content, str) else "\n".join(part.text for part in self.content)
-
-
-class StreamOptions(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    include_usage: bool = False
-
-
-class ChatRequest(BaseModel):
-    """A chat completion request; what is not here (tools, images, several choices, vLLM's own switches) is refused."""
-
-    model_config = ConfigDict(extra="forbid")
-    model: str
-    messages: Annotated[list[Message], Field(min_length=1)]
-    stream: bool = False
-    stream_options: StreamOptions | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    stop: str | Annotated[list[str], Field(max_length=4)] | None = None
-    n: Literal[1] | None = None
-    user: str | None = None
-
-
-class Choice(BaseModel):
-    index: int
-    message: dict[str, Any]
-    finish_reason: str | None
-
-
-class Completion(BaseModel):
-    """An answer that is not streamed, in OpenAI's shape; the model's server may add fields."""
-
-    id: str
-    object: Literal["chat.completion"]
-    created: int
-    model: str
-    choices: list[Choice]
+DROPPED = "X-Xinglin-Dropped-Messages"
 
 
 class Model(BaseModel):
     id: str
-    object: Literal["model"]
-    created: int
-    owned_by: str
+    object: Literal["model"] = "model"
+    created: int = 0
+    owned_by: str = "xinglin"
+    max_model_len: int | None = None
 
 
 class Models(BaseModel):
@@ -99,61 +42,6 @@ class Models(BaseModel):
 
 STREAMED = {"text/event-stream": {"schema": {"type": "string", "description": "Events of chat.completion.chunk, then [DONE]"}}}
 ANSWERS: dict[int | str, dict[str, Any]] = {200: {"model": Completion, "content": STREAMED}}
-
-
-def payload(body: ChatRequest, settings: App, model: str) -> dict[str, Any]:
-    """Return what is sent to the model's server; raises APIError for what a conversation may not be."""
-    if body.model != model:
-        raise APIError(404, f"没有模型 {body.model[:80]}，可用的是 {model}。", "model_not_found", "model")
-    wanted = body.max_completion_tokens or body.max_tokens or settings.max_tokens
-    if wanted > settings.max_tokens:
-        raise APIError(400, f"max_tokens 最多 {settings.max_tokens}。", "max_tokens_too_large", "max_tokens")
-    sent = body.model_dump(exclude={"messages", "max_completion_tokens", "n", "user"}, exclude_none=True)
-    if not body.stream:
-        sent.pop("stream_options", None)
-    return sent | {"max_tokens": wanted, "messages": conversation(body.messages, settings)}
-
-
-def conversation(messages: list[Message], settings: App) -> list[dict[str, str]]:
-    """Return tidy messages without special tokens: a system text or none, then user and assistant in turn."""
-    if len(messages) > settings.max_turns:
-        raise APIError(
-            400, f"对话有 {len(messages)} 条消息，最多 {settings.max_turns} 条，请新建对话。", "too_many_messages", "messages"
-        )
-    found = []
-    for number, message in enumerate(messages):
-        text = message.text()
-        if len(text) > settings.max_message_characters:
-            raise APIError(
-                400,
-                f"第 {number + 1} 条消息超过 {settings.max_message_characters} 个字。",
-                "message_too_long",
-                f"messages.{number}.content",
-            )
-        try:
-            text = tidy(text, Counter())
-        except Unusable:
-            raise APIError(
-                400, f"第 {number + 1} 条消息含有损坏的字符。", "invalid_text", f"messages.{number}.content"
-            ) from None
-        if not text:
-            raise APIError(400, f"第 {number + 1} 条消息是空的。", "empty_message", f"messages.{number}.content")
-        found.append({"role": message.role, "content": text})
-    turns = [message["role"] for message in found if message["role"] != "system"]
-    starts_right = all(message["role"] != "system" for message in found[1:])
-    if (
-        not starts_right
-        or turns != list(itertools.islice(itertools.cycle(("user", "assistant")), len(turns)))
-        or not turns
-        or turns[-1] != "user"
-    ):
-        raise APIError(
-            400,
-            "消息的顺序不对：先是可有可无的 system，然后 user 和 assistant 交替，最后是 user。",
-            "invalid_role_order",
-            "messages",
-        )
-    return found
 
 
 async def caller_of(request: Request) -> Caller:
@@ -170,25 +58,52 @@ async def chat_completions(body: ChatRequest, request: Request, caller: Who) -> 
     sent = payload(body, state.settings, state.model)
     found = await run_in_threadpool(urgent, sent["messages"], state.settings)
     sent["messages"] = instructed(sent["messages"], found, state.settings)
-    found = found if state.settings.red_flags_in_answers else []
-    stack = AsyncExitStack()
-    try:
+    addition = Addition(found, state.settings)
+    async with AsyncExitStack() as stack:
         await stack.enter_async_context(state.gate.turn(caller))
-        if body.stream:
-            reply = await stack.enter_async_context(state.upstream.chat(sent, request.state.id))
-            return Relay(events(reply, found, state.model), stack)
-        async with stack:
-            done = await unless_gone(request, lambda: answered(state.upstream, sent, request.state.id))
-            return JSONResponse(with_notice(done, found)) if done else Response(status_code=499)
-    except BaseException:
-        await stack.aclose()
-        raise
+        reply = await unless_gone(request, lambda: answer(state, sent, addition, request.state.id, stack))
+        if isinstance(reply, Relay):
+            reply.stack = stack.pop_all()  # it holds the place until the stream has ended
+        return reply or Response(status_code=499)
 
 
-@router.get("/models", responses=responses(401, 500))
+async def answer(state: Any, sent: dict[str, Any], addition: "Addition", request_id: str, stack: AsyncExitStack) -> Response:
+    """Return the model's answer; a stream once its first event has come, so that what goes wrong before has its status."""
+    fitted = await fit(state.upstream, sent["messages"], sent["max_tokens"])
+    sent |= {"messages": fitted.messages, "max_tokens": fitted.max_tokens}
+    reply = await stack.enter_async_context(state.upstream.chat(sent, request_id))
+    start, headers = time.perf_counter(), {DROPPED: str(fitted.dropped)} if fitted.dropped else {}
+    head = {"id": f"chatcmpl-{request_id}", "created": int(time.time()), "model": state.model}
+    if not sent["stream"]:
+        whole = addition.to_completion(await completion(reply)).model_dump()
+        whole = head | {name: value for name, value in whole.items() if value is not None} | left_out(fitted.dropped)
+        return JSONResponse(whole, headers=headers)
+    events = chunks(reply)
+    stack.push_async_callback(events.aclose)
+    first = await anext(events)
+    prometheus.FIRST_TOKEN.observe(time.perf_counter() - start)
+    head |= {"object": "chat.completion.chunk"} | first.model_dump(include={"id", "created", "model"}, exclude_none=True)
+    stream = relayed(first, events, addition, "stream_options" in sent)
+    return Relay(encoded(stream, head, left_out(fitted.dropped)), state.settings.timeout_seconds, headers)
+
+
+@router.get("/models", responses=responses(401, 500), response_model_exclude_none=True)
 async def models(request: Request, caller: Who) -> Models:
     """List the one model that is served here."""
-    return Models(object="list", data=[Model(id=request.app.state.model, object="model", created=0, owned_by="xinglin")])
+    return Models(object="list", data=[await card(request)])
+
+
+@router.get("/models/{name:path}", responses=responses(401, 404, 500), response_model_exclude_none=True)
+async def model(name: str, request: Request, caller: Who) -> Model:
+    """Describe a model."""
+    if name != request.app.state.model:
+        raise no_model(name, request.app.state.model)
+    return await card(request)
+
+
+async def card(request: Request) -> Model:
+    state = request.app.state
+    return Model(id=state.model, max_model_len=await state.upstream.max_model_len())
 
 
 def urgent(messages: list[dict[str, str]], settings: App) -> list[Found]:
@@ -216,18 +131,83 @@ def marked(answer: str, found: list[Found]) -> str:
     return f"\n\n【请注意】上面的回答把情况说轻了，请以急症提示为准：\n{notice(found)}"
 
 
-async def answered(upstream: Any, sent: dict[str, Any], request_id: str) -> dict[str, Any]:
-    async with upstream.chat(sent, request_id) as reply:
-        return await reply.json()
+def left_out(dropped: int) -> dict[str, Any]:
+    return {"xinglin": {"dropped_messages": dropped}} if dropped else {}
 
 
-def with_notice(done: dict[str, Any], found: list[Found]) -> dict[str, Any]:
-    """Return an answer with the emergency notice before it, and a mark after it where it plays the emergency down."""
-    if found:
-        message = done["choices"][0]["message"]
-        answer = message["content"] or ""
-        message["content"] = f"{notice(found)}\n\n{answer}{marked(answer, found)}"
-    return done
+class Addition:
+    """What the gateway says before and after an answer."""
+
+    def __init__(self, found: list[Found], settings: App) -> None:
+        self.found = found if settings.red_flags_in_answers else []
+        self.generated = settings.mark_generated
+
+    def before(self) -> str:
+        return f"{notice(self.found)}\n\n" if self.found else ""
+
+    def after(self, said: str) -> str:
+        return marked(said, self.found) + (f"\n\n{GENERATED}" if self.generated else "")
+
+    def to_completion(self, done: Completion) -> Completion:
+        for choice in done.choices:
+            said = choice.message.content or ""
+            choice.message.content = self.before() + said + self.after(said)
+            choice.message.role = "assistant"
+            choice.finish_reason = choice.finish_reason or "stop"
+        return done
+
+
+async def relayed(first: Chunk, rest: AsyncIterator[Chunk], addition: Addition, usage: bool) -> AsyncIterator[dict[str, Any]]:
+    """Yield the events of an answer with what is added to it: the role once, at the beginning, and one finish reason."""
+    yield chosen({"role": "assistant", "content": addition.before()})
+    said, finish = "", None
+    async for event in followed(first, rest):
+        for choice in (event.choices or [])[:1]:
+            delta = choice.delta.model_dump(exclude={"role"}, exclude_none=True) if choice.delta else {}
+            said += delta.get("content", "")
+            if any(delta.values()) and not finish:
+                yield chosen(delta)
+            if choice.finish_reason and not finish:
+                finish = choice.finish_reason
+                for ending in ended(finish, addition.after(said)):
+                    yield ending
+        if usage and event.usage:
+            yield {"choices": [], "usage": event.usage}
+    if not finish:
+        for ending in ended("stop", addition.after(said)):
+            yield ending
+
+
+def ended(reason: str, mark: str) -> list[dict[str, Any]]:
+    """Return the events that end an answer."""
+    return [*([chosen({"content": mark})] if mark else []), chosen({}, reason)]
+
+
+def chosen(delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}
+
+
+async def followed(first: Chunk, rest: AsyncIterator[Chunk]) -> AsyncIterator[Chunk]:
+    yield first
+    async for event in rest:
+        yield event
+
+
+async def encoded(stream: AsyncIterator[dict], head: dict[str, Any], note: dict[str, Any]) -> AsyncIterator[bytes]:
+    """Yield a stream as Server-Sent Events; one that breaks off ends with an error instead of [DONE]."""
+    finished = False
+    try:
+        async for event in stream:
+            finished = finished or any(choice["finish_reason"] for choice in event["choices"])
+            yield data(head | event | (note if finished else {}))
+        yield b"data: [DONE]\n\n"
+    except APIError as error:
+        prometheus.BROKEN_STREAMS.inc()
+        yield data(error.problem())
+
+
+def data(event: dict[str, Any]) -> bytes:
+    return b"data: " + orjson.dumps(event) + b"\n\n"
 
 
 async def unless_gone(request: Request, work: Callable[[], Awaitable[Any]]) -> Any:
@@ -251,62 +231,19 @@ async def cancel_when_gone(receive: Receive, scope: anyio.CancelScope) -> None:
     scope.cancel()
 
 
-def chunk(model: str, delta: dict[str, str]) -> bytes:
-    """Return an event of a streamed answer that the gateway adds."""
-    choice = {"index": 0, "delta": delta, "finish_reason": None}
-    head = {"id": "chatcmpl-notice", "object": "chat.completion.chunk", "created": int(time.time()), "model": model}
-    return f"data: {json.dumps(head | {'choices': [choice]}, ensure_ascii=False)}\n\n".encode()
-
-
-async def events(reply: ClientResponse, found: list[Found], model: str) -> AsyncIterator[bytes]:
-    """Pass on the server's events as they come, the emergency notice first; a stream that breaks off ends with an error."""
-    start, waiting, said = time.perf_counter(), True, ""
-    if found:
-        yield chunk(model, {"role": "assistant", "content": f"{notice(found)}\n\n"})
-    try:
-        with faults():
-            async for line in reply.content:
-                if line.startswith(b'data: {"error"'):
-                    raise APIError(502, "模型在回答中途出错。", "answer_broken_off")
-                if waiting and line.startswith(b"data: "):
-                    prometheus.FIRST_TOKEN.observe(time.perf_counter() - start)
-                    waiting = False
-                if found and line.startswith(b"data: {"):
-                    event = json.loads(line[6:])
-                    for choice in event.get("choices", []):
-                        said += choice["delta"].get("content") or ""
-                        choice["delta"].pop("role", None)  # the notice has said it
-                        if choice.get("finish_reason") and (mark := marked(said, found)):
-                            yield chunk(model, {"content": mark})
-                    line = b"data: " + json.dumps(event, ensure_ascii=False).encode() + b"\n"
-                yield line
-    except APIError as error:
-        prometheus.BROKEN_STREAMS.inc()
-        yield f"data: {json.dumps(error.problem(), ensure_ascii=False)}\n\n".encode()
-
-
-async def pieces(reply: ClientResponse) -> AsyncIterator[tuple[str, str | None]]:
-    """Yield the text of each event of a streamed answer, and the finish reason where one comes."""
-    with faults():
-        async for line in reply.content:
-            if line.startswith(b'data: {"error"'):
-                raise APIError(502, "模型在回答中途出错。", "answer_broken_off")
-            if line.startswith(b"data: {"):
-                for choice in json.loads(line[6:]).get("choices", []):
-                    yield choice["delta"].get("content") or "", choice.get("finish_reason")
-
-
 class Relay(StreamingResponse):
-    """A stream that holds `stack` until it ends, is broken off, or the client goes away, which ends it at once."""
+    """A stream that holds `stack` until it ends, is broken off, or the client goes away or does not read it in `seconds`."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, content: AsyncIterator[bytes], stack: AsyncExitStack) -> None:
-        super().__init__(content, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
-        self.stack = stack
+    def __init__(self, content: AsyncIterator[bytes], seconds: float, headers: dict[str, str]) -> None:
+        super().__init__(content, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"} | headers)
+        self.seconds, self.stack = seconds, AsyncExitStack()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with self.stack, anyio.create_task_group() as group:
-            group.start_soon(cancel_when_gone, receive, group.cancel_scope)
-            await self.stream_response(send)
-            group.cancel_scope.cancel()
+        async with self.stack:
+            with anyio.move_on_after(self.seconds):
+                async with anyio.create_task_group() as group:
+                    group.start_soon(cancel_when_gone, receive, group.cancel_scope)
+                    await self.stream_response(send)
+                    group.cancel_scope.cancel()

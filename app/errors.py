@@ -1,13 +1,18 @@
 """Errors as OpenAI clients read them: {"error": {"message", "type", "param", "code"}}; messages are for people, in Chinese."""
 
+import logging
+import sqlite3
 from collections.abc import Mapping
 from typing import Any
 
+import sqlalchemy as sa
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+
+from app.store import Missing
 
 KINDS = {
     400: "invalid_request_error",
@@ -16,7 +21,10 @@ KINDS = {
     404: "not_found_error",
     429: "rate_limit_error",
 }
-WORDS = {400: "请求无法解析：应为 UTF-8 编码的 JSON。", 404: "没有这个地址。", 405: "这个地址不支持该方法。"}
+WORDS = {400: "请求无法解析：应为 UTF-8 编码的 JSON。", 405: "这个地址不支持该方法。"}
+
+
+log = logging.getLogger("xinglin")
 
 
 class Detail(BaseModel):
@@ -75,13 +83,37 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> JSONResponse:
-        done = APIError(error.status_code, WORDS.get(error.status_code, "请求被拒绝。")).response()
+        done = APIError(error.status_code, reason(error.status_code, request.url.path)).response()
         done.headers.update(error.headers or {})
         return done
+
+    @app.exception_handler(Missing)
+    async def missing(request: Request, error: Missing) -> JSONResponse:
+        return APIError(404, "没有找到，可能已经删除。", "not_found").response()
+
+    @app.exception_handler(sa.exc.SQLAlchemyError)
+    async def unkept(request: Request, error: sa.exc.SQLAlchemyError) -> JSONResponse:
+        log.error("database failed", extra={"fields": {"request_id": request.state.id, "reason": fault(error)}})
+        return APIError(503, "数据库暂时不可用，请稍后再试。", "database_unavailable", retry_after=5).response()
 
     @app.exception_handler(Exception)
     async def unforeseen(request: Request, error: Exception) -> JSONResponse:
         return APIError(500, "服务内部出错，已记录。", "internal_error").response()
+
+
+def fault(error: sa.exc.SQLAlchemyError) -> str:
+    """Return what is wrong with the database, without anything that was to be kept (PostgreSQL's messages may quote it)."""
+    cause = getattr(error, "orig", None) or error
+    return str(cause) if isinstance(cause, sqlite3.Error) else type(cause).__name__
+
+
+def reason(status: int, path: str) -> str:
+    """Return why a request is refused; an endpoint that is not here names those that are."""
+    if status != 404:
+        return WORDS.get(status, "请求被拒绝。")
+    if path.startswith("/v1/"):
+        return f"网关没有 {path[:80]}，问答请用 POST /v1/chat/completions，模型列表是 GET /v1/models。"
+    return "没有这个地址。API 的地址（base_url）以 /v1 结尾。"
 
 
 def sentence(found: Mapping[str, Any]) -> str:
@@ -92,5 +124,11 @@ def sentence(found: Mapping[str, Any]) -> str:
         "string_type": "应为文字。",
         "list_type": "应为列表。",
         "too_short": "不能为空。",
+        "greater_than": "应大于 {gt}。",
+        "greater_than_equal": "不能小于 {ge}。",
+        "less_than_equal": "不能大于 {le}。",
     }
-    return words.get(found["type"], f"{found['msg']}。")
+    if found["type"] == "literal_error":
+        return f"应为 {found['ctx']['expected'].replace(' or ', '、').replace(', ', '、').replace(chr(39), '')}。"
+    known = words.get(found["type"])
+    return known.format_map(found.get("ctx", {})) if known else f"{found['msg']}。"

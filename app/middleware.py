@@ -10,6 +10,7 @@ import uuid
 from fastapi import Request
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import prometheus
@@ -22,15 +23,11 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
-    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=(self)",
 }
 API_POLICY = "default-src 'none'; frame-ancestors 'none'"
-PAGE_POLICY = (  # Gradio's page has scripts and styles in its HTML
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; img-src 'self' "
-    "data: blob:; font-src 'self' data:; connect-src 'self'; object-src 'none'; base-uri 'self'; "
-    "form-action 'self'; frame-ancestors 'none'"
-)
 TOO_LARGE = "请求超过 {} 字节。"
+QUIET = ("/healthz", "/readyz", "/metrics", "/api/status", "other")
 log = logging.getLogger("xinglin")
 
 
@@ -53,15 +50,15 @@ def set_up_logging() -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JSONLines())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    for noisy in ("httpx", "uvicorn.access", "gradio"):
+    for noisy in ("httpx", "uvicorn.access"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
 class RequestLog:
     """The middleware; plain ASGI, so that streams pass through untouched."""
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int, page: str) -> None:
-        self.app, self.limit, self.page = app, max_body_bytes, page
+    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
+        self.app, self.limit = app, max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -71,14 +68,13 @@ class RequestLog:
         given = headers.get("x-request-id", "")
         request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["id"] = request_id
-        on_page = scope["path"].startswith(self.page)
         start, status, size = time.perf_counter(), 500, 0
 
         async def received() -> Message:
             nonlocal size
             message = await receive()
             size += len(message.get("body", b""))
-            if size > self.limit and not on_page:
+            if size > self.limit:
                 raise HTTPException(413, TOO_LARGE.format(self.limit))
             return message
 
@@ -90,15 +86,14 @@ class RequestLog:
                 out["X-Request-ID"] = request_id
                 for name, value in HEADERS.items():
                     out.setdefault(name, value)
-                out.setdefault("Content-Security-Policy", PAGE_POLICY if on_page else API_POLICY)
-                if not on_page:
-                    out.setdefault("Cache-Control", "no-store")
+                out.setdefault("Content-Security-Policy", API_POLICY)
+                out.setdefault("Cache-Control", "no-store")
             await send(message)
 
         prometheus.ACTIVE.inc()
         try:
             length = headers.get("content-length", "0")
-            if length.isascii() and length.isdigit() and int(length) > self.limit and not on_page:
+            if length.isascii() and length.isdigit() and int(length) > self.limit:
                 await APIError(413, TOO_LARGE.format(self.limit), "request_too_large").response()(scope, receive, sent)
             else:
                 await self.app(scope, received, sent)
@@ -107,12 +102,11 @@ class RequestLog:
             self.note(scope, request_id, status, time.perf_counter() - start)
 
     def note(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
-        """Count and log a request; the page's own traffic is not logged, it would say when somebody types."""
-        found = scope.get("route")
-        route = self.page if scope["path"].startswith(self.page) else getattr(found, "path", "other")
+        """Count and log a request, by the pattern of its path: ids and searches are nobody's business."""
+        route = getattr(scope.get("route"), "path", "other")
         prometheus.REQUESTS.labels(route, status).inc()
         prometheus.SECONDS.labels(route).observe(seconds)
-        if route != self.page and route not in ("/healthz", "/readyz", "/metrics"):
+        if route not in QUIET:
             fields = {
                 "request_id": request_id,
                 "method": scope["method"],
@@ -121,6 +115,36 @@ class RequestLog:
                 "ms": round(seconds * 1000, 1),
             }
             log.info("request", extra={"fields": fields})
+
+
+class HeadAsGet:
+    """Answers HEAD as GET; the server that runs the application leaves the body out."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        asked = {**scope, "method": "GET"} if scope["type"] == "http" and scope["method"] == "HEAD" else scope
+        await self.app(asked, receive, send)
+
+
+class CrossOrigin:
+    """Lets pages of `origins` call the API from a browser, with a key and without cookies; the rest stays closed to them."""
+
+    def __init__(self, app: ASGIApp, origins: list[str]) -> None:
+        self.app, self.api = app, app
+        if origins:
+            self.api = CORSMiddleware(
+                app,
+                allow_origins=origins,
+                allow_methods=["GET", "POST"],
+                allow_headers=["Authorization", "Content-Type", "X-Request-ID"],
+                expose_headers=["X-Request-ID", "X-Xinglin-Dropped-Messages", "Retry-After"],
+            )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        of_api = scope["type"] == "http" and scope["path"].startswith("/v1/")
+        await (self.api if of_api else self.app)(scope, receive, send)
 
 
 def request_id_of(request: Request) -> str:
