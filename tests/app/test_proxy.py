@@ -1,7 +1,8 @@
-"""Behind nginx as docs/nginx.conf sets it up: streams come as they are made, and a key is asked for."""
+"""Behind nginx as docs/deploy/nginx.conf sets it up: TLS, streams that come as they are made, and a key that is asked for."""
 
-import re
 import shutil
+import socket
+import ssl
 import subprocess
 import time
 from pathlib import Path
@@ -16,18 +17,26 @@ from tests.conftest import ROOT
 from xinglin.serving.server import free_port
 
 
+def certificate(folder: Path) -> Path:
+    """Make a certificate for loopback as fullchain.pem, its key beside it."""
+    kind = ["-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1", "-subj", "/CN=xinglin"]
+    paths = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", folder / "privkey.pem", "-out", folder / "fullchain.pem"]
+    subprocess.run(["openssl", "req", *kind, *paths], check=True, capture_output=True)
+    return folder / "fullchain.pem"
+
+
 @pytest.fixture
-def proxied(tmp_path: Path):
+def proxied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The application's URL behind nginx, its folder, and its own URL."""
-    if not shutil.which("nginx") and not Path("/usr/sbin/nginx").exists():
-        pytest.skip("nginx is not installed (tests/install.sh installs it as root where apt is)")
-    port = free_port()
+    if not shutil.which("openssl") or not Path("/usr/sbin/nginx").exists():
+        pytest.skip("nginx or openssl is not installed (tests/install.sh installs them as root where apt is)")
+    port, plain = free_port(), free_port()
     with model_server(tmp_path, free_port(), pace=20) as model, application(tmp_path, model) as url:
-        server = (ROOT / "docs" / "nginx.conf").read_text(encoding="utf-8")
-        server = re.sub(r"listen 443 ssl;|ssl_certificate.*;", "", server).replace(
-            "server_name xinglin", f"listen 127.0.0.1:{port};\n    server_name xinglin"
-        )
-        server = server.replace("http://127.0.0.1:8080", url)
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate(tmp_path)))
+        server = (ROOT / "docs" / "deploy" / "nginx.conf").read_text(encoding="utf-8")
+        server = server.replace("listen 443", f"listen 127.0.0.1:{port}").replace("listen 80", f"listen 127.0.0.1:{plain}")
+        server = server.replace("https://xinglin.example", f"https://127.0.0.1:{port}")
+        server = server.replace("127.0.0.1:8080", url.removeprefix("http://")).replace("/etc/ssl/xinglin", str(tmp_path))
         temporary = "".join(
             f"{kind}_temp_path {tmp_path}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
         )
@@ -40,11 +49,11 @@ def proxied(tmp_path: Path):
         try:
             for _ in range(100):
                 try:
-                    httpx.get(f"http://127.0.0.1:{port}/healthz")
+                    httpx.get(f"http://127.0.0.1:{plain}/healthz", follow_redirects=True)
                     break
                 except httpx.TransportError:
                     time.sleep(0.05)
-            yield f"http://127.0.0.1:{port}", tmp_path, url
+            yield f"https://127.0.0.1:{port}", tmp_path, url
         finally:
             nginx.terminate()
             nginx.wait(10)
@@ -54,7 +63,7 @@ def test_behind_nginx_a_stream_comes_as_it_is_made_and_only_with_a_key(proxied):
     front, folder, url = proxied
     body = {"model": "xinglin", "messages": [{"role": "user", "content": "咳嗽怎么办"}], "stream": True}
     assert httpx.post(f"{front}/v1/chat/completions", json=body).status_code == 401
-    assert "访问密钥" in httpx.get(f"{front}/", follow_redirects=True).text
+    assert httpx.get(f"{front}/api/session").status_code == 401 and httpx.get(f"{front}/").is_success
     assert httpx.get(f"{front}/metrics").status_code == 403 and httpx.get(f"{url}/metrics").status_code == 200
     store = Store(f"sqlite:///{folder}/conversations.db")
     headers = {"Authorization": f"Bearer {add(store, 'nginx')}"}
@@ -66,3 +75,35 @@ def test_behind_nginx_a_stream_comes_as_it_is_made_and_only_with_a_key(proxied):
     assert len(times) > 10 and times[-1] - times[0] > 0.3  # not in one piece at the end
     large = httpx.post(f"{front}/v1/chat/completions", content=b" " * 2_000_000, headers=headers)
     assert large.status_code == 413
+
+
+def test_nginx_speaks_http_2_and_hands_on_that_people_came_by_https(proxied):
+    front, folder, _ = proxied
+    context = ssl.create_default_context(cafile=folder / "fullchain.pem")
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    port = int(front.rpartition(":")[2])
+    with (
+        socket.create_connection(("127.0.0.1", port)) as bare,
+        context.wrap_socket(bare, server_hostname="127.0.0.1") as secured,
+    ):
+        assert secured.selected_alpn_protocol() == "h2"
+    reply = httpx.get(f"{front}/healthz")
+    assert reply.json() == {"status": "ok"} and "max-age" in reply.headers["strict-transport-security"]
+    assert reply.headers["server"] == "nginx"
+    store = Store(f"sqlite:///{folder}/conversations.db")
+    entered = httpx.post(f"{front}/api/session", json={"key": add(store, "nginx")})
+    store.close()
+    assert "secure" in entered.headers["set-cookie"].lower()
+
+
+def test_the_pages_events_come_through_nginx_as_the_answer_is_made(proxied):
+    front, folder, _ = proxied
+    store = Store(f"sqlite:///{folder}/conversations.db")
+    key = add(store, "nginx")
+    store.close()
+    with httpx.Client(base_url=front) as client:
+        assert client.post("/api/session", json={"key": key}).status_code == 204
+        asked = client.post("/api/questions", json={"conversation": None, "parent": None, "text": "咳嗽怎么办"}).json()
+        with client.stream("GET", f"/api/answers/{asked['answers'][0]['id']}/events") as reply:
+            lines = [(time.monotonic(), line) for line in reply.iter_lines() if line.startswith("event: ")]
+    assert lines[-1][1] == "event: end" and len(lines) > 5 and lines[-1][0] - lines[0][0] > 0.3
