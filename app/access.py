@@ -6,9 +6,10 @@ import ipaddress
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import NamedTuple
 
+import sqlalchemy as sa
 from fastapi import Request
 from limits import RateLimitItemPerMinute
 from limits.aio.storage import MemoryStorage
@@ -18,7 +19,7 @@ from starlette.requests import HTTPConnection
 
 from app.errors import APIError
 from app.settings import App
-from app.store import Store
+from app.store import Key, Store
 
 LOCAL_NAMES = {"localhost", "127.0.0.1", "[::1]"}
 FORWARDING = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
@@ -48,8 +49,8 @@ def digest(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-def key_of(text: str, store: Store) -> str:
-    """Return the id of the key `xl-ID-SECRET`; raises APIError for one that is unknown, expired or revoked."""
+def key_of(text: str, store: Store) -> Key:
+    """Return the key `xl-ID-SECRET`; raises APIError for one that is unknown, expired or revoked."""
     parts = text.split("-", 2)
     known = store.key(parts[1]) if len(parts) == 3 and parts[0] == "xl" else None
     expected = known.hash if known else digest("")
@@ -58,7 +59,9 @@ def key_of(text: str, store: Store) -> str:
         raise APIError(401, "API 密钥不对。", "invalid_api_key")
     if not known.valid:
         raise APIError(401, "API 密钥已过期或已停用。", "expired_api_key")
-    return known.id
+    with suppress(sa.exc.SQLAlchemyError):  # a database that can't be written lets people in all the same
+        store.key_used(known)
+    return known
 
 
 class Gate:
@@ -74,7 +77,7 @@ class Gate:
         """Return who asks, by `Authorization: Bearer KEY`; on this machine itself no key is needed."""
         scheme, _, text = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and text.strip().startswith("xl-"):
-            return Caller(await run_in_threadpool(key_of, text.strip(), self.store))
+            return Caller((await run_in_threadpool(key_of, text.strip(), self.store)).id)
         if is_local(request):
             return Caller("local")
         raise APIError(401, "需要 API 密钥：Authorization: Bearer xl-…", "missing_api_key")

@@ -1,97 +1,98 @@
-"""Who comes in at the page: on this machine itself at once, elsewhere with a key; a cookie knows them again."""
+"""Who asks at the page's API: on this machine itself the local person, elsewhere whoever a key has let in."""
 
-import html
-import json
 import secrets
+import time
+from collections import defaultdict, deque
+from typing import Annotated
+from urllib.parse import urlsplit
 
-from fastapi import FastAPI, Form, Request
-from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from fastapi import Depends, Request, Response
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import HTTPConnection
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.access import digest, is_local, key_of
 from app.errors import APIError
-from app.store import Store
+from app.store import LOCAL, Person, Store
 
-PATH = "/chat"
-EXPORT = "/export"
 COOKIE = "xinglin"
-YEAR_SECONDS = 365 * 86_400
-LOGIN = (
-    """<!doctype html><html lang="zh-CN"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>杏林</title><body style="font-family:system-ui,sans-serif;max-width:24rem;margin:15vh auto;padding:0 1rem">
-<h1>杏林</h1><form method="post" action="/login"><label>访问密钥<br>
-<input name="key" type="password" required autofocus autocomplete="current-password" """
-    """style="width:100%;font-size:1rem;padding:.5rem"></label>
-<p role="alert" style="color:#b00">{error}</p><button style="font-size:1rem;padding:.5rem 1.5rem">进入</button></form>"""
-)
+WRONG_LOGINS = 10  # from one address …
+WRONG_SECONDS = 60  # … in so long
+ADDRESSES = 10_000  # that are remembered
 
 
-def user_of(connection: HTTPConnection, store: Store) -> str | None:
-    """Return the id of the person whose cookie comes with a request, if whatever let them in still holds."""
-    found = store.user(digest(connection.cookies.get(COOKIE, "")))
-    if found is None:
-        return None
-    user, key = found
-    if key is None:
-        return user if is_local(connection) else None
-    known = store.key(key)
-    return user if known and known.valid else None
+async def person_of(request: Request) -> Person:
+    """Return who asks; raises APIError for nobody, and for a request that a page elsewhere has made a browser send."""
+    refuse_foreign(request)
+    store: Store = request.app.state.store
+    token = request.cookies.get(COOKIE)
+    found = await run_in_threadpool(store.session, digest(token)) if token else None
+    if found:
+        return found
+    if is_local(request):
+        return await run_in_threadpool(store.person, LOCAL)
+    raise APIError(401, "请先登录。", "login_required")
 
 
-def install(app: FastAPI) -> None:
-    """Add the way in, its form, and the way out with one's own words."""
-    store: Store = app.state.store
+async def admin_of(person: Annotated[Person, Depends(person_of)]) -> Person:
+    if not person.admin:
+        raise APIError(403, "需要管理员权限。", "not_admin")
+    return person
 
-    def let_in(request: Request, key: str | None) -> Response:
+
+Who = Annotated[Person, Depends(person_of)]
+Admin = Annotated[Person, Depends(admin_of)]
+
+
+def refuse_foreign(request: Request) -> None:
+    """Raise APIError where something is to be changed by another site's page, or not as JSON (which a form can't send).
+
+    A browser says itself where a request comes from, over HTTPS; else its origin must be the host that it asks.
+    """
+    if request.method in ("GET", "HEAD"):
+        return
+    origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site")
+    foreign = origin is not None and urlsplit(origin).netloc != request.headers.get("host", "")
+    if site not in ("same-origin", "none") if site else foreign:
+        raise APIError(403, "请求来自别的网站。", "cross_origin")
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    sized = request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
+    if sized and kind != "application/json":
+        raise APIError(415, "请求应为 JSON。", "not_json")
+
+
+class Logins:
+    """Lets people in by their keys; who errs too often waits."""
+
+    def __init__(self, store: Store, days: int) -> None:
+        self.store, self.days = store, days
+        self.wrong: defaultdict[str, deque[float]] = defaultdict(deque)
+
+    async def let_in(self, request: Request, key: str) -> Response:
+        address = request.client.host if request.client else ""
+        wait = self.wait(address)
+        if wait > 0:
+            raise APIError(429, "密钥错误次数太多，请稍后再试。", "too_many_logins", retry_after=round(wait) + 1)
+        try:
+            known = await run_in_threadpool(key_of, key.strip(), self.store)
+        except APIError:
+            self.wrong[address].append(time.monotonic())
+            raise
         token = secrets.token_urlsafe(32)
-        store.add_user(digest(token), key)
-        answer = RedirectResponse(f"{PATH}/", 303)
-        secure = request.url.scheme == "https"
-        answer.set_cookie(COOKIE, token, max_age=YEAR_SECONDS, httponly=True, samesite="strict", secure=secure)
+        await run_in_threadpool(self.store.open_session, digest(token), known, self.days)
+        answer = Response(status_code=204)
+        secure = request.url.scheme == "https" or request.headers.get("x-forwarded-proto") == "https"
+        answer.set_cookie(COOKIE, token, max_age=self.days * 86_400, httponly=True, samesite="lax", secure=secure)
         return answer
 
-    @app.get("/", include_in_schema=False)
-    def enter(request: Request) -> Response:
-        if user_of(request, store):
-            return RedirectResponse(f"{PATH}/", 303)
-        return let_in(request, None) if is_local(request) else form("")
-
-    @app.post("/login", include_in_schema=False)
-    def login(request: Request, key: str = Form("")) -> Response:
-        try:
-            return let_in(request, key_of(key.strip(), store))
-        except APIError as error:
-            return form(error.message, 401)
-
-    @app.get(EXPORT, include_in_schema=False)
-    def export(request: Request) -> Response:
-        """Give a person's conversations as a file that is written nowhere here, or send them to the way in."""
-        user = user_of(request, store)
-        if user is None:
-            return RedirectResponse("/", 303)
-        text = json.dumps(store.export_user(user), ensure_ascii=False, indent=2)
-        name = "attachment; filename=\"conversations.json\"; filename*=UTF-8''%E6%88%91%E7%9A%84%E5%AF%B9%E8%AF%9D.json"
-        return Response(text, media_type="application/json", headers={"Content-Disposition": name})
-
-    app.add_middleware(LoginRequired, store=store)
+    def wait(self, address: str) -> float:
+        """Return for how many seconds an address may not try."""
+        if len(self.wrong) > ADDRESSES:
+            self.wrong.clear()
+        tried = self.wrong[address]
+        while tried and tried[0] < time.monotonic() - WRONG_SECONDS:
+            tried.popleft()
+        return tried[0] + WRONG_SECONDS - time.monotonic() if len(tried) >= WRONG_LOGINS else 0.0
 
 
-def form(error: str, status: int = 200) -> Response:
-    policy = "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'"
-    return HTMLResponse(LOGIN.format(error=html.escape(error)), status, {"Content-Security-Policy": policy})
-
-
-class LoginRequired:
-    """Sends whoever opens the page without being let in to where they are."""
-
-    def __init__(self, app: ASGIApp, store: Store) -> None:
-        self.app, self.store = app, store
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        opens = scope["type"] == "http" and scope["method"] == "GET" and scope["path"] in (PATH, f"{PATH}/")
-        if opens and not await run_in_threadpool(user_of, HTTPConnection(scope), self.store):
-            await RedirectResponse("/", 303)(scope, receive, send)
-        else:
-            await self.app(scope, receive, send)
+def token_of(request: Request) -> str | None:
+    token = request.cookies.get(COOKIE)
+    return digest(token) if token else None

@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,13 @@ from pydantic import BaseModel
 from ruamel.yaml import YAML
 from starlette.concurrency import run_in_threadpool
 
-from app import chat, errors, login, page, prometheus, red_flags
+from app import admin, api, chat, errors, page, prometheus, red_flags
 from app.access import Gate
-from app.middleware import RequestLog, log, set_up_logging
+from app.answers import Answers
+from app.login import Logins
+from app.middleware import CrossOrigin, HeadAsGet, RequestLog, log, set_up_logging
 from app.settings import Params
-from app.store import Store
+from app.store import Held, Store
 from app.upstream import Upstream
 from xinglin.cli import CommandError, run_command
 
@@ -39,17 +41,23 @@ def create(params: Params) -> FastAPI:
     """Return the application for these parameters; it opens its database at once and its client when it starts."""
     settings = params.app
     store = Store(os.environ.get("XINGLIN_DATABASE", settings.database))
-    url = settings.upstream or f"http://{params.serve.host}:{params.serve.port}"
-    upstream = Upstream(url, params.serve.model_name, settings.timeout_seconds, params.decoding)
+    lost = store.lose_running()
+    name, url = params.serve.model_name, settings.upstream or f"http://{params.serve.host}:{params.serve.port}"
+    upstreams = {
+        model: Upstream(place, model, settings.timeout_seconds, params.decoding, settings.silence_seconds)
+        for model, place in {name: url, **settings.compared}.items()
+    }
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with upstream:
+        async with AsyncExitStack() as stack:
+            for upstream in upstreams.values():
+                await stack.enter_async_context(upstream)
             expiry = asyncio.create_task(expire_daily(store, settings.retention_days))
             yield
             expiry.cancel()
-            with suppress(asyncio.CancelledError):
-                await expiry
+            await asyncio.gather(expiry, return_exceptions=True)
+            await app.state.answers.close()
         store.close()
 
     app = FastAPI(
@@ -60,13 +68,21 @@ def create(params: Params) -> FastAPI:
         redoc_url=None,
         description="OpenAI-compatible gateway to a medical question-answering model. It is not a doctor.",
     )
-    app.state.settings, app.state.store, app.state.upstream = settings, store, upstream
-    app.state.gate, app.state.model, app.state.version = Gate(settings, store), params.serve.model_name, model_version()
+    state = app.state
+    state.settings, state.store, state.gate, state.model = settings, store, Gate(settings, store), name
+    state.upstreams, state.upstream = upstreams, upstreams[name]
+    state.versions = {model: model_version() if model == name else "" for model in upstreams}
+    state.answers, state.logins = Answers(state), Logins(store, settings.session_days)
+    if lost:
+        log.warning("answers lost", extra={"fields": {"answers": lost}})
     errors.install(app)
-    app.include_router(chat.router)
+    for part in (chat, api, admin):
+        app.include_router(part.router)
     add_health(app)
     page.mount(app)
-    app.add_middleware(RequestLog, max_body_bytes=settings.max_body_bytes, page=login.PATH)
+    app.add_middleware(RequestLog, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(CrossOrigin, origins=settings.cors_origins)
+    app.add_middleware(HeadAsGet)
     return app
 
 
@@ -100,6 +116,11 @@ async def expire_daily(store: Store, days: int) -> None:
         try:
             count = await run_in_threadpool(store.expire, days)
             log.info("expired", extra={"fields": {"conversations": count}})
+            prometheus.EXPIRY_HELD.set(0)
+        except Held as error:
+            cure = "if the clock is right: python -m app.retention --yes"
+            log.error("expiry held", extra={"fields": {"conversations": str(error), "cure": cure}})
+            prometheus.EXPIRY_HELD.set(1)
         except sa.exc.SQLAlchemyError:
             log.exception("expiry failed")
         await asyncio.sleep(DAY_SECONDS)
@@ -132,7 +153,7 @@ def main() -> None:
         "server_header": False,
     }
     print(
-        f"app: http://{settings.host}:{settings.port}{login.PATH} (page), http://{settings.host}:{settings.port}/v1 (API)",
+        f"app: http://{settings.host}:{settings.port} (page), http://{settings.host}:{settings.port}/v1 (API)",
         flush=True,
     )
     server = uvicorn.Server(uvicorn.Config(app, **config, loop="uvloop", http="httptools", timeout_graceful_shutdown=5))

@@ -1,9 +1,9 @@
-"""Conversations, feedback and API keys, in SQLite or PostgreSQL; what a method has returned from is on the disk."""
+"""Persons, conversations, feedback and keys, in SQLite or PostgreSQL; what a method has returned from is on the disk."""
 
-import itertools
 import secrets
+import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,92 +12,80 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 
+from app.tables import conversations, feedback, housekeeping, keys, messages, persons, sessions
+
 MIGRATIONS = Path(__file__).parent / "migrations"
 DAY = 86_400_000  # milliseconds, as all times here
-
-metadata = sa.MetaData()
-users = sa.Table(
-    "users",
-    metadata,
-    sa.Column("id", sa.String(32), primary_key=True),
-    sa.Column("token_hash", sa.String(64), nullable=False, unique=True),
-    sa.Column("key_id", sa.String(32), nullable=True),
-    sa.Column("created_at", sa.BigInteger, nullable=False),
-)
-keys = sa.Table(
-    "keys",
-    metadata,
-    sa.Column("id", sa.String(32), primary_key=True),
-    sa.Column("name", sa.Text, nullable=False),
-    sa.Column("hash", sa.String(64), nullable=False),
-    sa.Column("created_at", sa.BigInteger, nullable=False),
-    sa.Column("expires_at", sa.BigInteger, nullable=True),
-    sa.Column("revoked_at", sa.BigInteger, nullable=True),
-)
-conversations = sa.Table(
-    "conversations",
-    metadata,
-    sa.Column("id", sa.String(32), primary_key=True),
-    sa.Column("user_id", sa.String(32), sa.ForeignKey("users.id", ondelete="CASCADE"), nullable=False, index=True),
-    sa.Column("title", sa.Text, nullable=False),
-    sa.Column("created_at", sa.BigInteger, nullable=False),
-    sa.Column("updated_at", sa.BigInteger, nullable=False, index=True),
-)
-messages = sa.Table(
-    "messages",
-    metadata,
-    sa.Column("id", sa.String(32), primary_key=True),
-    sa.Column(
-        "conversation_id", sa.String(32), sa.ForeignKey("conversations.id", ondelete="CASCADE"), nullable=False, index=True
-    ),
-    sa.Column("position", sa.Integer, nullable=False),
-    sa.Column("role", sa.String(16), nullable=False),
-    sa.Column("content", sa.Text, nullable=False),
-    sa.Column("model", sa.Text, nullable=True),  # what answered: name and version
-    sa.Column("finish_reason", sa.String(16), nullable=True),  # stop, length, stopped (by the reader) or error
-    sa.Column("created_at", sa.BigInteger, nullable=False),
-    sa.UniqueConstraint("conversation_id", "position"),
-)
-feedback = sa.Table(
-    "feedback",
-    metadata,
-    sa.Column("message_id", sa.String(32), sa.ForeignKey("messages.id", ondelete="CASCADE"), primary_key=True),
-    sa.Column("liked", sa.Boolean, nullable=True),
-    sa.Column("correction", sa.Text, nullable=True),
-    sa.Column("created_at", sa.BigInteger, nullable=False),
-)
+LEAP = 7 * DAY  # of the clock, from which it may be wrong
+LOCAL = "local"  # the person at this machine itself, whom no key lets in
+TITLE_CHARACTERS = 24
+EXCERPT_CHARACTERS = 24  # of a match, to each side
+PRIVATE = stat.S_IRUSR | stat.S_IWUSR
 
 
 class Key(NamedTuple):
+    """A key, and whose it is."""
+
     id: str
+    person: str
+    person_name: str
+    admin: bool
     name: str
     hash: str
+    created_at: int
     expires_at: int | None
     revoked_at: int | None
+    used_at: int | None
 
     @property
     def valid(self) -> bool:
         return self.revoked_at is None and (self.expires_at is None or self.expires_at > now())
 
 
+class Person(NamedTuple):
+    id: str
+    name: str
+    admin: bool
+
+
+class Conversation(NamedTuple):
+    id: str
+    title: str
+    pinned: bool
+    created_at: int
+    updated_at: int
+
+
 class Message(NamedTuple):
     """A message of a conversation, with what its reader thought of it."""
 
     id: str
+    conversation: str
+    parent: str | None
     role: str
     content: str
-    finish_reason: str | None
-    liked: bool | None = None
-    correction: str | None = None
+    created_at: int
+    notice: str
+    state: str
+    error: str
+    model: str
+    dropped: int
+    liked: bool | None
+    correction: str | None
+    feedback: str | None  # what an administrator made of that
 
-
-def pairs(messages: list[Message]) -> list[tuple[Message, Message]]:
-    """Return each question with its answer; a question that was left without one is left out."""
-    return [(asked, said) for asked, said in itertools.pairwise(messages) if (asked.role, said.role) == ("user", "assistant")]
+    @property
+    def text(self) -> str:
+        """What the conversation goes on with."""
+        return self.correction or self.content
 
 
 class Missing(Exception):
     """There is no such thing, or it is somebody else's."""
+
+
+class Held(Exception):
+    """So much would be deleted by age that the clock may be wrong; says how many conversations of how many."""
 
 
 def now() -> int:
@@ -108,14 +96,38 @@ def new_id() -> str:
     return secrets.token_hex(16)
 
 
+KEY = sa.select(
+    keys.c.id,
+    keys.c.person_id,
+    persons.c.name.label("person_name"),
+    persons.c.admin,
+    *(keys.c[name] for name in ("name", "hash", "created_at", "expires_at", "revoked_at", "used_at")),
+).join(persons, persons.c.id == keys.c.person_id)
+CONVERSATION = sa.select(*(conversations.c[name] for name in Conversation._fields))
+MESSAGE = (
+    sa.select(
+        messages.c.id,
+        messages.c.conversation_id,
+        messages.c.parent_id,
+        *(messages.c[name] for name in ("role", "content", "created_at", "notice", "state", "error", "model", "dropped")),
+        feedback.c.liked,
+        feedback.c.correction,
+        feedback.c.state.label("feedback"),
+    )
+    .join(conversations, messages.c.conversation_id == conversations.c.id)
+    .outerjoin(feedback, feedback.c.message_id == messages.c.id)
+)
+
+
 class Store:
-    """The tables above behind plain methods; every write is one transaction."""
+    """The tables behind plain methods; every write is one transaction."""
 
     def __init__(self, url: str) -> None:
-        if url.startswith("sqlite:///"):
-            Path(url.removeprefix("sqlite:///")).absolute().parent.mkdir(parents=True, exist_ok=True)
-        self.engine = sa.create_engine(url, pool_pre_ping=True)
-        if self.engine.dialect.name == "sqlite":
+        file = url.removeprefix("sqlite:///") if url.startswith("sqlite:///") else None
+        if file:
+            make_private(Path(file))
+        self.engine = sa.create_engine(url, pool_pre_ping=True, hide_parameters=True)
+        if file:
             sa.event.listen(self.engine, "connect", prepare_sqlite)
             sa.event.listen(self.engine, "begin", begin_sqlite)
         config = Config()
@@ -132,179 +144,353 @@ class Store:
         with self.engine.begin() as connection:
             yield connection
 
-    def read(self, query: sa.Select) -> list[Any]:
+    def read(self, query: sa.Select | sa.CompoundSelect) -> list[Any]:
         with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             return list(connection.execute(query))
 
-    # keys
+    def one(self, query: sa.Select, what: str) -> Any:
+        found = self.read(query)
+        if not found:
+            raise Missing(what)
+        return found[0]
 
-    def add_key(self, name: str, hashed: str, days: int | None) -> str:
+    def forget(self) -> None:
+        """Take what was deleted out of SQLite's write-ahead log too."""
+        if self.engine.dialect.name == "sqlite":
+            with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    # persons, their keys and sessions
+
+    def add_key(self, name: str, hashed: str, days: int | None = None, person: str | None = None, admin: bool = False) -> str:
+        """Keep a key, of a new person where none is named; return its id."""
         identity = new_id()
         expires = None if days is None else now() + days * DAY
         with self.write() as connection:
-            connection.execute(keys.insert().values(id=identity, name=name, hash=hashed, created_at=now(), expires_at=expires))
+            if person is None:
+                person = new_id()
+                connection.execute(persons.insert().values(id=person, name=name, admin=admin, created_at=now()))
+            elif connection.execute(sa.select(persons.c.id).where(persons.c.id == person)).first() is None:
+                raise Missing(person)
+            connection.execute(
+                keys.insert().values(
+                    id=identity, person_id=person, name=name, hash=hashed, created_at=now(), expires_at=expires
+                )
+            )
         return identity
 
     def key(self, identity: str) -> Key | None:
-        found = self.read(sa.select(*(keys.c[name] for name in Key._fields)).where(keys.c.id == identity))
+        found = self.read(KEY.where(keys.c.id == identity))
         return Key(*found[0]) if found else None
 
     def all_keys(self) -> list[Key]:
-        return [Key(*row) for row in self.read(sa.select(*(keys.c[name] for name in Key._fields)).order_by(keys.c.created_at))]
+        return [Key(*row) for row in self.read(KEY.order_by(keys.c.created_at))]
+
+    def key_used(self, key: Key) -> None:
+        """Remember when a key was used, to the hour."""
+        if key.used_at is None or now() - key.used_at > DAY // 24:
+            with self.write() as connection:
+                connection.execute(keys.update().where(keys.c.id == key.id).values(used_at=now()))
 
     def revoke(self, identity: str) -> None:
         with self.write() as connection:
             if not connection.execute(keys.update().where(keys.c.id == identity).values(revoked_at=now())).rowcount:
                 raise Missing(identity)
 
-    # people
+    def person(self, identity: str) -> Person:
+        return Person(
+            *self.one(sa.select(*(persons.c[name] for name in Person._fields)).where(persons.c.id == identity), identity)
+        )
 
-    def add_user(self, token_hash: str, key_id: str | None) -> str:
-        identity = new_id()
+    def open_session(self, token_hash: str, key: Key, days: int) -> None:
         with self.write() as connection:
-            connection.execute(users.insert().values(id=identity, token_hash=token_hash, key_id=key_id, created_at=now()))
-        return identity
+            connection.execute(sessions.delete().where(sessions.c.expires_at < now()))
+            values = {"token_hash": token_hash, "person_id": key.person, "key_id": key.id, "expires_at": now() + days * DAY}
+            connection.execute(sessions.insert().values(values))
 
-    def user(self, token_hash: str) -> tuple[str, str | None] | None:
-        """Return the id of the person whose token hashes so, and of the key that let them in."""
-        found = self.read(sa.select(users.c.id, users.c.key_id).where(users.c.token_hash == token_hash))
-        return (found[0].id, found[0].key_id) if found else None
+    def session(self, token_hash: str) -> Person | None:
+        """Return whose session it is, if it and the key that opened it still hold."""
+        query = (
+            sa.select(*(persons.c[name] for name in Person._fields))
+            .join(sessions, sessions.c.person_id == persons.c.id)
+            .join(keys, keys.c.id == sessions.c.key_id)
+            .where(sessions.c.token_hash == token_hash, sessions.c.expires_at > now(), keys.c.revoked_at.is_(None))
+            .where(sa.or_(keys.c.expires_at.is_(None), keys.c.expires_at > now()))
+        )
+        found = self.read(query)
+        return Person(*found[0]) if found else None
 
-    def delete_user(self, user: str) -> None:
-        """Delete a person with every conversation and every feedback of theirs."""
+    def close_sessions(self, person: str, token_hash: str | None = None) -> None:
+        """End one session of a person, or all."""
+        own = sessions.c.person_id == person
         with self.write() as connection:
-            connection.execute(users.delete().where(users.c.id == user))
-
-    def export_user(self, user: str) -> list[dict]:
-        """Return all that is kept of a person."""
-        found = []
-        for conversation, title in self.conversations(user, limit=None):
-            said = [message._asdict() for message in self.messages(user, conversation)]
-            found.append({"id": conversation, "title": title, "messages": said})
-        return found
+            connection.execute(
+                sessions.delete().where(own if token_hash is None else own & (sessions.c.token_hash == token_hash))
+            )
 
     # conversations
 
-    def conversations(self, user: str, limit: int | None = 50) -> list[tuple[str, str]]:
-        """Return id and title of a person's conversations, the latest first."""
-        query = sa.select(conversations.c.id, conversations.c.title).where(conversations.c.user_id == user)
-        return [(row.id, row.title) for row in self.read(query.order_by(conversations.c.updated_at.desc()).limit(limit))]
+    def conversations(
+        self, person: str, limit: int | None = 50, before: int | None = None, search: str = "", pinned: bool | None = None
+    ) -> list[Conversation]:
+        """Return a person's conversations, the latest first; `search` looks in titles and messages."""
+        query = CONVERSATION.where(conversations.c.person_id == person)
+        if before is not None:
+            query = query.where(conversations.c.updated_at < before)
+        if pinned is not None:
+            query = query.where(conversations.c.pinned.is_(pinned))
+        if search:
+            said = sa.select(messages.c.conversation_id).where(messages.c.content.icontains(search, autoescape=True))
+            query = query.where(conversations.c.title.icontains(search, autoescape=True) | conversations.c.id.in_(said))
+        return [Conversation(*row) for row in self.read(query.order_by(conversations.c.updated_at.desc()).limit(limit))]
 
-    def messages(self, user: str, conversation: str) -> list[Message]:
-        own = sa.and_(conversations.c.id == conversation, conversations.c.user_id == user)
+    def excerpts(self, found: Sequence[Conversation], search: str) -> dict[str, str]:
+        """Return, by conversation, the place of its first message that holds `search`."""
         query = (
-            sa.select(
-                messages.c.id,
-                messages.c.role,
-                messages.c.content,
-                messages.c.finish_reason,
-                feedback.c.liked,
-                feedback.c.correction,
-            )
-            .join(conversations, messages.c.conversation_id == conversations.c.id)
-            .outerjoin(feedback, feedback.c.message_id == messages.c.id)
-            .where(own)
-            .order_by(messages.c.position)
+            sa.select(messages.c.conversation_id, messages.c.content)
+            .where(messages.c.conversation_id.in_([c.id for c in found]))
+            .where(messages.c.content.icontains(search, autoescape=True))
+            .order_by(messages.c.position.desc())
         )
-        return [Message(*row) for row in self.read(query)]
+        return {row.conversation_id: excerpt(row.content, search) for row in self.read(query)}
 
-    def ask(self, user: str, conversation: str | None, text: str) -> tuple[str, str]:
-        """Keep a question, in a new conversation if none is given; return the ids of conversation and message."""
+    def conversation(self, person: str, identity: str) -> Conversation:
+        own = sa.and_(conversations.c.id == identity, conversations.c.person_id == person)
+        return Conversation(*self.one(CONVERSATION.where(own), identity))
+
+    def change_conversation(self, person: str, identity: str, **values: str | bool) -> Conversation:
+        own = sa.and_(conversations.c.id == identity, conversations.c.person_id == person)
+        with self.write() as connection:
+            if values:
+                connection.execute(conversations.update().where(own).values(**values))
+        return self.conversation(person, identity)
+
+    def delete_conversations(self, person: str, identity: str | None = None) -> None:
+        """Delete one of a person's conversations, or all."""
+        own = conversations.c.person_id == person
+        with self.write() as connection:
+            doomed = conversations.delete().where(own if identity is None else own & (conversations.c.id == identity))
+            if not connection.execute(doomed).rowcount and identity is not None:
+                raise Missing(identity)
+        self.forget()
+
+    # messages
+
+    def messages(self, person: str, conversation: str) -> list[Message]:
+        """Return every node of a conversation's tree, the oldest first."""
+        query = MESSAGE.where(messages.c.conversation_id == conversation, conversations.c.person_id == person)
+        return [Message(*row) for row in self.read(query.order_by(messages.c.position))]
+
+    def message(self, person: str, identity: str) -> Message:
+        return Message(*self.one(MESSAGE.where(messages.c.id == identity, conversations.c.person_id == person), identity))
+
+    def path(self, person: str, identity: str) -> list[Message]:
+        """Return the messages from the first of a conversation down to this one."""
+        leaf = self.message(person, identity)
+        return branch(self.messages(person, leaf.conversation), identity)
+
+    def ask(self, person: str, conversation: str | None, parent: str | None, text: str, notice: str = "") -> Message:
+        """Keep a question, in a new conversation if none is given."""
         with self.write() as connection:
             if conversation is None:
                 conversation = new_id()
-                title = " ".join(text.split())[:24]
-                values = {"id": conversation, "user_id": user, "title": title, "created_at": now(), "updated_at": now()}
-                connection.execute(conversations.insert().values(values))
-            return conversation, self.append(connection, user, conversation, "user", text)
+                title = " ".join(text.split())[:TITLE_CHARACTERS]
+                row = {"id": conversation, "person_id": person, "title": title, "pinned": False}
+                connection.execute(conversations.insert().values(row | {"created_at": now(), "updated_at": now()}))
+            return append(connection, person, conversation, parent, "user", content=text, notice=notice, state="done")
 
-    def answer(self, user: str, conversation: str, text: str, model: str, finish_reason: str) -> str:
-        """Keep an answer, return its id."""
+    def begin_answer(self, person: str, question: Message, model: str) -> Message:
+        """Keep the place of an answer that is being made."""
         with self.write() as connection:
-            return self.append(connection, user, conversation, "assistant", text, model=model, finish_reason=finish_reason)
+            return append(connection, person, question.conversation, question.id, "assistant", model=model, state="running")
 
-    def append(self, connection: sa.Connection, user: str, conversation: str, role: str, text: str, **values: str) -> str:
-        own = sa.and_(conversations.c.id == conversation, conversations.c.user_id == user)
-        if not connection.execute(conversations.update().where(own).values(updated_at=now())).rowcount:
-            raise Missing(conversation)
-        last = connection.execute(
-            sa.select(sa.func.max(messages.c.position)).where(messages.c.conversation_id == conversation)
-        ).scalar()
-        identity = new_id()
-        row = {
-            "id": identity,
-            "conversation_id": conversation,
-            "position": 0 if last is None else last + 1,
-            "role": role,
-            "content": text,
-        }
-        connection.execute(messages.insert().values(row | {"created_at": now()} | values))
-        return identity
-
-    def take_back(self, user: str, conversation: str) -> str:
-        """Delete the last question and what followed it, and return that question, to be asked again."""
+    def keep_answer(self, identity: str, **values: Any) -> None:
+        """Keep what there is of an answer; nothing where its conversation was deleted meanwhile."""
         with self.write() as connection:
-            own = sa.select(conversations.c.id).where(conversations.c.id == conversation, conversations.c.user_id == user)
-            asked = sa.select(messages.c.position, messages.c.content).where(
-                messages.c.conversation_id.in_(own), messages.c.role == "user"
-            )
-            last = connection.execute(asked.order_by(messages.c.position.desc()).limit(1)).first()
-            if last is None:
-                raise Missing(conversation)
-            after = sa.and_(messages.c.conversation_id == conversation, messages.c.position >= last.position)
-            connection.execute(messages.delete().where(after))
-            return last.content
+            connection.execute(messages.update().where(messages.c.id == identity).values(**values))
 
-    def delete_conversation(self, user: str, conversation: str) -> None:
+    def lose_running(self) -> int:
+        """Mark the answers that a process before this one did not end; return how many."""
         with self.write() as connection:
-            own = sa.and_(conversations.c.id == conversation, conversations.c.user_id == user)
-            if not connection.execute(conversations.delete().where(own)).rowcount:
-                raise Missing(conversation)
+            return connection.execute(messages.update().where(messages.c.state == "running").values(state="lost")).rowcount
 
-    def expire(self, days: int) -> int:
-        """Delete conversations not touched for `days`, and people as old who have none left; return how many conversations."""
+    def aged(self, days: int) -> tuple[int, int]:
+        """Return how many conversations were not touched for `days`, and how many there are."""
+        old = conversations.c.updated_at < now() - days * DAY
+        count = sa.select(sa.func.count(), sa.func.count(sa.case((old, 1)))).select_from(conversations)
+        total, doomed = self.read(count)[0]
+        return doomed, total
+
+    def expire(self, days: int, sure: bool = False) -> int:
+        """Delete conversations not touched for `days`; return how many.
+
+        Raises Held, and deletes nothing, where more than a fifth would go after a leap of the clock by more than a week:
+        until `sure`, or until the clock is right again.
+        """
+        old = conversations.c.updated_at < now() - days * DAY
+        doomed, total = self.aged(days)
         with self.write() as connection:
-            old = now() - days * DAY
-            count = connection.execute(conversations.delete().where(conversations.c.updated_at < old)).rowcount
-            kept = sa.select(conversations.c.user_id)
-            connection.execute(users.delete().where(users.c.created_at < old, users.c.id.not_in(kept)))
-            return count
+            last = connection.execute(sa.select(sa.func.max(conversations.c.updated_at))).scalar() or 0
+            known = dict(connection.execute(sa.select(housekeeping.c.name, housekeeping.c.value)).tuples().all())
+            leapt = now() - max(last, known.get("expired", 0)) > LEAP
+            held = bool(doomed) and not sure and ("held" in known or (leapt and doomed * 5 > total))
+            connection.execute(housekeeping.delete())
+            connection.execute(housekeeping.insert().values(name="held" if held else "expired", value=now()))
+            if not held:
+                connection.execute(conversations.delete().where(old))
+        if held:
+            raise Held(f"{doomed} of {total}")
+        self.forget()
+        return doomed
 
     # feedback
 
-    def rate(self, user: str, message: str, liked: bool | None = None, correction: str | None = None) -> None:
-        """Keep what a reader thinks of an answer; what is None stays as it was."""
-        given = {name: value for name, value in (("liked", liked), ("correction", correction)) if value is not None}
+    def rate(self, person: str, message: str, **given: bool | str | None) -> Message:
+        """Keep what a reader thinks of an answer: `liked`, `correction`; what is not given stays as it was."""
+        if self.message(person, message).role != "assistant":
+            raise Missing(message)
         with self.write() as connection:
-            own = (
-                sa.select(messages.c.id)
-                .join(conversations, messages.c.conversation_id == conversations.c.id)
-                .where(messages.c.id == message, messages.c.role == "assistant", conversations.c.user_id == user)
-            )
-            if connection.execute(own).first() is None:
-                raise Missing(message)
-            changed = (
-                connection.execute(feedback.update().where(feedback.c.message_id == message).values(**given)).rowcount
-                if given
-                else 1
-            )
+            given = given | {"state": "open"}
+            changed = connection.execute(feedback.update().where(feedback.c.message_id == message).values(**given)).rowcount
             if not changed:
                 connection.execute(feedback.insert().values(message_id=message, created_at=now(), **given))
+        return self.message(person, message)
+
+    def judged(
+        self, state: str | None, before: int | None = None, limit: int | None = None, message: str | None = None
+    ) -> list[tuple[Message, str, int]]:
+        """Return answers with feedback, the latest first, each with its question and the time of the feedback."""
+        asked = messages.alias("asked")
+        query = MESSAGE.add_columns(asked.c.content.label("question"), feedback.c.created_at.label("at"))
+        query = query.outerjoin(asked, asked.c.id == messages.c.parent_id)
+        query = query.where(feedback.c.liked.is_not(None) | feedback.c.correction.is_not(None))
+        if state:
+            query = query.where(feedback.c.state == state)
+        if before is not None:
+            query = query.where(feedback.c.created_at < before)
+        if message is not None:
+            query = query.where(messages.c.id == message)
+        rows = self.read(query.order_by(feedback.c.created_at.desc(), messages.c.id).limit(limit))
+        return [(Message(*row[: len(Message._fields)]), row.question or "", row.at) for row in rows]
+
+    def judge(self, message: str, state: str) -> None:
+        """Keep what an administrator makes of an answer's feedback."""
+        with self.write() as connection:
+            if not connection.execute(feedback.update().where(feedback.c.message_id == message).values(state=state)).rowcount:
+                raise Missing(message)
 
     def rated(self) -> Iterator[list[Message]]:
         """Yield the messages of each conversation that has feedback, the oldest first."""
-        query = (
-            sa.select(conversations.c.id, conversations.c.user_id)
-            .where(sa.exists().where(messages.c.conversation_id == conversations.c.id, feedback.c.message_id == messages.c.id))
-            .order_by(conversations.c.created_at, conversations.c.id)
+        with_feedback = sa.exists().where(
+            messages.c.conversation_id == conversations.c.id, feedback.c.message_id == messages.c.id
         )
-        for row in self.read(query):
-            yield self.messages(row.user_id, row.id)
+        query = sa.select(conversations.c.id, conversations.c.person_id).where(with_feedback)
+        for row in self.read(query.order_by(conversations.c.created_at, conversations.c.id)):
+            yield self.messages(row.person_id, row.id)
+
+    # counts, for administrators
+
+    def counts(self) -> dict[str, int]:
+        def count(table: sa.Table, *where: sa.ColumnElement[bool]) -> int:
+            return int(self.read(sa.select(sa.func.count()).select_from(table).where(*where))[0][0])
+
+        answers = messages.c.role == "assistant"
+        return {
+            "persons": count(persons),
+            "conversations": count(conversations),
+            "questions": count(messages, messages.c.role == "user"),
+            "answers": count(messages, answers),
+            "liked": count(feedback, feedback.c.liked.is_(True)),
+            "disliked": count(feedback, feedback.c.liked.is_(False)),
+            "corrected": count(feedback, feedback.c.correction.is_not(None)),
+            "failed": count(messages, answers, messages.c.state.in_(["failed", "lost"])),
+        }
+
+    def daily(self, days: int) -> list[tuple[int, str, str, bool | None, int]]:
+        """Return how many messages each day has had: (day since 1970, role, state, liked, count)."""
+        day = (messages.c.created_at - messages.c.created_at % DAY) / DAY
+        query = (
+            sa.select(
+                sa.cast(day, sa.Integer).label("day"), messages.c.role, messages.c.state, feedback.c.liked, sa.func.count()
+            )
+            .outerjoin(feedback, feedback.c.message_id == messages.c.id)
+            .where(messages.c.created_at > now() - days * DAY)
+            .group_by("day", messages.c.role, messages.c.state, feedback.c.liked)
+        )
+        return [tuple(row) for row in self.read(query)]
+
+    def releases(self) -> list[Any]:
+        """Return what each model that has answered was thought of."""
+
+        def how_many(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[int]:
+            return sa.func.sum(sa.case((condition, 1), else_=0))
+
+        query = (
+            sa.select(
+                messages.c.model,
+                sa.func.count().label("answers"),
+                how_many(feedback.c.liked.is_(True)).label("liked"),
+                how_many(feedback.c.liked.is_(False)).label("disliked"),
+                how_many(feedback.c.correction.is_not(None)).label("corrected"),
+                sa.func.min(messages.c.created_at).label("first_at"),
+                sa.func.max(messages.c.created_at).label("last_at"),
+            )
+            .outerjoin(feedback, feedback.c.message_id == messages.c.id)
+            .where(messages.c.role == "assistant")
+            .group_by(messages.c.model)
+        )
+        return self.read(query.order_by(sa.text("last_at DESC")))
+
+
+def append(connection: sa.Connection, person: str, conversation: str, parent: str | None, role: str, **values: Any) -> Message:
+    """Add a message below `parent`; raises Missing where the conversation is not the person's or the parent not in it."""
+    own = sa.and_(conversations.c.id == conversation, conversations.c.person_id == person)
+    if not connection.execute(conversations.update().where(own).values(updated_at=now())).rowcount:
+        raise Missing(conversation)
+    inside = messages.c.conversation_id == conversation
+    if parent is not None:
+        other = "assistant" if role == "user" else "user"
+        known = sa.select(messages.c.id).where(inside, messages.c.id == parent, messages.c.role == other)
+        if connection.execute(known).first() is None:
+            raise Missing(parent)
+    last = connection.execute(sa.select(sa.func.max(messages.c.position)).where(inside)).scalar()
+    empty: dict[str, Any] = {"content": "", "notice": "", "error": "", "model": "", "dropped": 0}
+    row = empty | {"id": new_id(), "role": role, "created_at": now()} | values
+    place = {"conversation_id": conversation, "parent_id": parent, "position": 0 if last is None else last + 1}
+    connection.execute(messages.insert().values(row | place))
+    return Message(**row, conversation=conversation, parent=parent, liked=None, correction=None, feedback=None)
+
+
+def branch(nodes: Sequence[Message], leaf: str) -> list[Message]:
+    """Return the messages of a tree from its root down to `leaf`."""
+    by_id = {node.id: node for node in nodes}
+    found, place = [], by_id.get(leaf)
+    while place is not None:
+        found.append(place)
+        place = by_id.get(place.parent or "")
+    return found[::-1]
+
+
+def excerpt(text: str, search: str) -> str:
+    """Return the surroundings of the first match in a text."""
+    place = max(0, text.lower().find(search.lower()))
+    start = max(0, place - EXCERPT_CHARACTERS)
+    return " ".join(text[start : place + len(search) + EXCERPT_CHARACTERS].split())
+
+
+def make_private(file: Path) -> None:
+    """Make a database's file before SQLite does, for its owner alone; its companions get the same mode from it."""
+    file.absolute().parent.mkdir(parents=True, exist_ok=True)
+    file.touch(PRIVATE)
+    for one in (file, *(file.with_name(file.name + tail) for tail in ("-wal", "-shm"))):
+        if one.exists():
+            one.chmod(PRIVATE)
 
 
 def prepare_sqlite(connection: Any, record: Any) -> None:
-    """Write ahead and to the disk at every commit; wait for another writer; mind foreign keys."""
-    for setting in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000", "foreign_keys=ON"):
+    """Write ahead and to the disk at every commit; wait for another writer; mind foreign keys; wipe what is deleted."""
+    settings = ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000", "foreign_keys=ON", "secure_delete=ON")
+    for setting in settings:
         connection.execute(f"PRAGMA {setting}")
     connection.isolation_level = None  # begin_sqlite begins
 

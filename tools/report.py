@@ -216,7 +216,7 @@ def templates() -> jinja2.Environment:
 def render(run: dict) -> str:
     """Return the page of the run that metrics.json tells of."""
     style, script = ((PROJECT / "templates" / f"report.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
-    icon = (PROJECT / "app" / "apricot.svg").read_text(encoding="utf-8")
+    icon = (PROJECT / "app" / "page" / "apricot.svg").read_text(encoding="utf-8")
     sections = (loss, distributions, converted, statistics, leakage, answers, card, parameters)
     return (
         templates()
