@@ -46,17 +46,25 @@ def process(command: list[str], url: str, folder: Path, name: str, **environment
 
 
 @contextmanager
-def model_server(folder: Path, port: int, pace: float = 200) -> Iterator[str]:
-    """Yield the URL of a stand-in for vLLM."""
+def model_server(folder: Path, port: int, pace: float = 200, context: int = 0) -> Iterator[str]:
+    """Yield the URL of a stand-in for vLLM; one with a context of tokens counts them and is held to it."""
     url = f"http://127.0.0.1:{port}"
-    with process(["-m", "tests.model_server", str(port), str(pace)], f"{url}/state", folder, "model"):
+    with process(["-m", "tests.model_server", str(port), str(pace), str(context)], f"{url}/state", folder, "model"):
+        yield url
+
+
+@contextmanager
+def faulty_server(folder: Path, port: int, fault: str = "") -> Iterator[str]:
+    """Yield the URL of a server that does what the last message names; one with a fault of its own does nothing else."""
+    url = f"http://127.0.0.1:{port}"
+    with process(["-m", "tests.faulty_server", str(port), fault], f"{url}/state", folder, "faulty"):
         yield url
 
 
 @contextmanager
 def application(folder: Path, upstream: str, changes: dict | None = None, **environment: str) -> Iterator[str]:
     """Yield the URL of the application in `folder`, with parameters of its own."""
-    port = free_port()
+    port = (changes or {}).get("app.port") or free_port()
     values = {
         "app.port": port,
         "app.upstream": upstream,

@@ -1,6 +1,8 @@
 """A stand-in for vLLM on loopback: streams an answer that depends on what it is asked, at a given pace, with faults on demand.
 
-Usage: python -m tests.model_server PORT [TOKENS_PER_SECOND]
+Usage: python -m tests.model_server PORT [TOKENS_PER_SECOND [CONTEXT]]
+
+With a CONTEXT of tokens it counts, as vLLM does at /tokenize, a token a character and four a message, and refuses more.
 """
 
 import asyncio
@@ -9,7 +11,7 @@ import sys
 
 from aiohttp import web
 
-STATE = {"cancelled": 0, "finished": 0, "seen": [], "keys": []}
+STATE = {"cancelled": 0, "finished": 0, "seen": [], "keys": [], "tokenized": 0}
 
 
 def answer_to(messages: list[dict]) -> str:
@@ -22,17 +24,21 @@ def answer_to(messages: list[dict]) -> str:
     return f"**第{len(messages) // 2 + 1}轮**：您问的是“{asked[:40]}”。\n\n1. 多休息\n2. 多喝水"
 
 
+def count(messages: list[dict]) -> int:
+    return sum(len(message["content"]) + 4 for message in messages)
+
+
 def event(data: object) -> bytes:
     return f"data: {json.dumps(data, ensure_ascii=False)}\n\n".encode()
 
 
-def application(pace: float) -> web.Application:
+def application(pace: float, context: int = 0) -> web.Application:
     async def chat(request: web.Request) -> web.StreamResponse:
         body = await request.json()
         STATE["seen"].append(body)
         STATE["keys"].append(request.headers.get("Authorization"))
         asked = body["messages"][-1]["content"]
-        if "TOOLONG" in asked:
+        if "TOOLONG" in asked or (context and count(body["messages"]) + body["max_tokens"] > context):
             return web.json_response(
                 {"error": {"message": "This model's maximum context length is 64 tokens", "secret": "/opt/vllm/x"}}, status=400
             )
@@ -74,15 +80,26 @@ def application(pace: float) -> web.Application:
             raise
         return reply
 
+    async def tokenize(request: web.Request) -> web.Response:
+        STATE["tokenized"] += 1
+        return web.json_response({"count": count((await request.json())["messages"]), "max_model_len": context, "tokens": []})
+
+    async def models(request: web.Request) -> web.Response:
+        return web.json_response({"object": "list", "data": [{"id": "xinglin", "max_model_len": context}]})
+
     async def state(request: web.Request) -> web.Response:
         return web.json_response(STATE)
 
     app = web.Application()
     app.router.add_post("/v1/chat/completions", chat)
     app.router.add_get("/state", state)
+    if context:
+        app.router.add_post("/tokenize", tokenize)
+        app.router.add_get("/v1/models", models)
     return app
 
 
 if __name__ == "__main__":
     pace = float(sys.argv[2]) if len(sys.argv) > 2 else 50.0
-    web.run_app(application(pace), host="127.0.0.1", port=int(sys.argv[1]), print=None, handler_cancellation=True)
+    context = int(sys.argv[3]) if len(sys.argv) > 3 else 0
+    web.run_app(application(pace, context), host="127.0.0.1", port=int(sys.argv[1]), print=None, handler_cancellation=True)

@@ -1,22 +1,29 @@
-"""The chat page in a real browser, as people use it: mouse, keyboard, an input method, a phone, the dark."""
+"""The chat page in a real browser, as people use it: reloads, switches, two devices, a restart, a phone, the keyboard."""
 
 import json
 import re
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
 import pytest
-import sqlalchemy as sa
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 
-from app import feedback
 from app.keys import add
-from app.store import Store, messages
+from app.store import Store
 from tests.application import application, model_server
+from tests.conftest import ROOT
 from xinglin.serving.server import free_port
 
-BACKGROUND = "getComputedStyle(document.querySelector('gradio-app')).backgroundColor"
+AXE = ROOT / "app" / "web" / "node_modules" / "axe-core" / "axe.min.js"
+AWAY = {"X-Forwarded-For": "10.0.0.7"}  # as through a proxy: a key is asked for
+LONG = "慢慢说。" * 400
+SMALL = """[...document.querySelectorAll('button, a[href]')].filter(e => e.offsetParent).filter(e => {
+  const box = e.getBoundingClientRect(); return box.width && (box.width < 44 || box.height < 44)
+}).map(e => e.ariaLabel || e.innerText)"""
 
 
 @pytest.fixture(scope="module")
@@ -44,333 +51,495 @@ def store(folder: Path, app: str) -> Iterator[Store]:
 
 
 @pytest.fixture
-def context(browser: Browser) -> Iterator[BrowserContext]:
-    opened = browser.new_context(viewport={"width": 1100, "height": 800}, locale="zh-CN")
-    opened.set_default_timeout(20_000)
-    yield opened
-    opened.close()
+def visit(browser: Browser) -> Iterator[Callable[..., BrowserContext]]:
+    """Makes browser contexts: a person's browser each, closed after the test."""
+    opened = []
 
+    def make(**options: object) -> BrowserContext:
+        context = browser.new_context(**({"viewport": {"width": 1200, "height": 800}, "locale": "zh-CN"} | options))
+        context.set_default_timeout(15_000)
+        context.grant_permissions(["clipboard-read", "clipboard-write"])
+        opened.append(context)
+        return context
 
-@pytest.fixture
-def page(context: BrowserContext, app: str) -> Page:
-    return open_page(context, app)
-
-
-def open_page(context: BrowserContext, app: str) -> Page:
-    page = context.new_page()
-    page.goto(app)
-    expect(question(page)).to_be_editable()
-    expect(page.get_by_text("本页由语言模型回答，不是医生")).to_be_visible()
-    page.wait_for_timeout(500)  # Gradio binds its events just after it draws
-    return page
-
-
-def question(page: Page):
-    return page.locator("#question textarea")
-
-
-def answers(page: Page):
-    return page.locator("#chat .bot.message")
-
-
-def ask(page: Page, text: str, count: int) -> None:
-    """Ask and wait until the answer, the `count`th, is whole."""
-    question(page).fill(text)
-    question(page).press("Enter")
-    expect(answers(page)).to_have_count(count)
-    until_answered(page)
-
-
-def until_answered(page: Page) -> None:
-    expect(page.get_by_role("button", name="发送")).to_be_visible()
-    expect(page.get_by_role("button", name="停止")).to_be_hidden()
-
-
-def correct(page: Page, text: str) -> None:
-    page.get_by_role("button", name="改正答案").click()
-    page.get_by_label("您认为正确的答案").fill(text)
-    page.get_by_role("button", name="保存改正").click()
-    expect(answers(page).first).to_have_text(text)
-
-
-def sent(model: str) -> list[list[dict]]:
-    """Return the messages of each request that the model has seen, but for the application's one-token probes."""
-    return [request["messages"] for request in httpx.get(f"{model}/state").json()["seen"] if request["max_tokens"] > 1]
-
-
-def test_ask_stream_and_ask_again_with_context(page):
-    question(page).fill("LONG 请慢慢讲")
-    question(page).press("Enter")
-    expect(page.get_by_role("button", name="停止")).to_be_visible()
-    expect(answers(page).first).to_contain_text("慢慢说。" * 3)
-    early = len(answers(page).first.inner_text())
-    page.wait_for_timeout(700)
-    assert len(answers(page).first.inner_text()) > early
-    page.get_by_role("button", name="停止").click()
-    until_answered(page)
-    ask(page, "那第二个问题呢", 2)
-    expect(answers(page).nth(1)).to_contain_text("第2轮")
-    assert answers(page).nth(1).locator("strong").inner_text() == "第2轮"
-    assert answers(page).nth(1).locator("li").count() == 2
-
-
-def test_stop_keeps_what_had_come_and_stops_the_model(page, model):
-    before = httpx.get(f"{model}/state").json()["cancelled"]
-    question(page).fill("LONG 停在半路")
-    page.get_by_role("button", name="发送").click()
-    expect(answers(page).first).to_contain_text("慢慢说。慢慢说。")
-    page.get_by_role("button", name="停止").click()
-    until_answered(page)
-    kept = answers(page).first.inner_text()
-    page.wait_for_timeout(800)
-    assert answers(page).first.inner_text() == kept and httpx.get(f"{model}/state").json()["cancelled"] == before + 1
-    page.reload()
-    expect(answers(page).first).to_have_text(kept)
-
-
-def test_retry_asks_the_same_again_and_replaces_the_answer(page, model):
-    before = sent(model)
-    ask(page, "咳嗽怎么办", 1)
-    correct(page, "先前的答案")  # the model answers the same both times; this tells the first from the second
-    page.get_by_role("button", name="重新回答").click()
-    expect(answers(page).first).to_contain_text("多喝水")
-    until_answered(page)
-    expect(answers(page)).to_have_count(1)
-    assert sent(model) == [*before, *2 * [[{"role": "user", "content": "咳嗽怎么办"}]]]
-
-
-def test_feedback_and_a_correction_are_kept_and_exported(page, store, folder, monkeypatch):
-    ask(page, "反馈的问题", 1)
-    page.get_by_role("button", name="赞").first.click()
-    expect(page.get_by_text("谢谢您的反馈")).to_be_visible()
-    correct(page, "应当先量体温。<b>x</b>")
-    [(_, answer)] = [kept for kept in store.rated() if kept[0].content == "反馈的问题"]
-    assert answer.liked and answer.correction == "应当先量体温。<b>x</b>"
-    monkeypatch.chdir(folder)
-    feedback.main()
-    rows = [json.loads(line)["data"] for line in feedback.OUT.read_text(encoding="utf-8").splitlines()]
-    assert ["问：反馈的问题", "答：应当先量体温。<b>x</b>"] in rows
-
-
-def test_what_is_typed_as_a_correction_stays_in_its_box(page):
-    expect(question(page)).to_be_focused()
-    ask(page, "改正的问题", 1)
-    page.get_by_role("button", name="改正答案").click()
-    page.get_by_label("您认为正确的答案").click()
-    with page.expect_response("**/run/predict"):  # the page looks every five seconds whether the model is there
-        page.keyboard.type("先写一半，")
-    page.wait_for_timeout(300)
-    page.keyboard.type("再写一半")
-    assert page.get_by_label("您认为正确的答案").input_value() == "先写一半，再写一半" and question(page).input_value() == ""
-
-
-def test_reload_shows_the_history_and_each_conversation_opens(page):
-    ask(page, "第一个对话的问题", 1)
-    page.reload()
-    expect(answers(page).first).to_contain_text("第一个对话的问题")
-    page.locator(".sidebar .toggle-button").click()
-    page.get_by_role("button", name="新对话").click()
-    expect(answers(page)).to_have_count(0)
-    page.locator(".sidebar .toggle-button").click()
-    ask(page, "第二个对话的问题", 1)
-    page.locator(".sidebar .toggle-button").click()
-    expect(page.get_by_role("radio")).to_have_count(2)
-    page.get_by_role("radio", name="第一个对话的问题").check()
-    expect(answers(page).first).to_contain_text("第一个对话的问题")
-
-
-def test_somebody_else_sees_nothing_of_it(browser, app, page):
-    ask(page, "只有我看得到", 1)
-    other = browser.new_context(locale="zh-CN")
-    there = open_page(other, app)
-    assert "只有我看得到" not in there.content()
-    other.close()
-
-
-def test_own_data_are_exported_and_deleted(page, app, store):
-    ask(page, "要导出的问题", 1)
-    page.locator(".sidebar .toggle-button").click()
-    with page.expect_download() as download:
-        page.get_by_text("导出我的对话").click()
-    assert download.value.suggested_filename == "我的对话.json"
-    rows = json.loads(Path(download.value.path()).read_text(encoding="utf-8"))
-    assert rows[0]["messages"][0]["content"] == "要导出的问题"
-    page.once("dialog", lambda dialog: dialog.dismiss())
-    page.get_by_role("button", name="删除我的全部对话").click()
-    page.wait_for_timeout(500)
-    expect(answers(page)).to_have_count(1)
-    page.once("dialog", lambda dialog: dialog.accept())
-    page.get_by_role("button", name="删除我的全部对话").click()
-    expect(answers(page)).to_have_count(0)
-    expect(page.get_by_role("radio")).to_have_count(0)
-    again = page.context.new_page()
-    with again.expect_response("**/run/predict") as filled:  # what the page opens with
-        again.goto(app)
-    assert "要导出的问题" not in str(filled.value.json())
-    assert store.read(sa.select(messages.c.id).where(messages.c.content.contains("要导出的问题"))) == []
-
-
-def test_nobody_exports_without_being_let_in(app):
-    reply = httpx.get(f"{app}/export")
-    assert reply.status_code == 303 and reply.headers["location"] == "/" and reply.text == ""
-
-
-def test_an_emergency_is_on_top_before_the_answer(page):
-    question(page).fill("胸口压榨样疼，出冷汗 LONG")
-    question(page).press("Enter")
-    alert = page.get_by_role("alert").filter(has_text="120")
-    expect(alert).to_be_visible()
-    assert alert.bounding_box()["y"] < page.locator("#chat").bounding_box()["y"]
-    page.get_by_role("button", name="停止").click()
-    until_answered(page)
-    ask(page, "没有胸痛了，想问饮食", 2)
-    expect(alert).to_be_hidden()
-
-
-def test_an_emergency_told_over_three_messages_is_on_top(page):
-    alert = page.get_by_role("alert").filter(has_text="胎动异常")
-    ask(page, "我怀孕34周了，平时能吃螃蟹吗", 1)
-    ask(page, "好的，那走路锻炼可以吗", 2)
-    expect(alert).to_be_hidden()
-    ask(page, "今天一整天都没感觉到宝宝动", 3)
-    expect(alert).to_be_visible()
-
-
-def test_a_script_in_an_answer_or_a_question_does_not_run(page):
-    ask(page, "SCRIPT <img src=x onerror='window.hacked = 3'>", 1)
-    expect(answers(page).first).to_contain_text("<script>window.hacked = 1</script>")
-    assert answers(page).first.locator("strong").inner_text() == "加粗"
-    assert page.evaluate("window.hacked") is None and page.locator("#chat script, #chat img").count() == 0
-
-
-def test_enter_that_ends_a_composition_does_not_send(page, context):
-    question(page).click()
-    session = context.new_cdp_session(page)
-    session.send("Input.imeSetComposition", {"text": "kesou", "selectionStart": 5, "selectionEnd": 5})
-    session.send(
-        "Input.dispatchKeyEvent", {"type": "rawKeyDown", "windowsVirtualKeyCode": 229, "key": "Process", "code": "Enter"}
-    )
-    session.send("Input.dispatchKeyEvent", {"type": "keyUp", "windowsVirtualKeyCode": 13, "key": "Enter", "code": "Enter"})
-    session.send("Input.insertText", {"text": "咳嗽"})
-    page.wait_for_timeout(500)
-    expect(answers(page)).to_have_count(0)
-    assert question(page).input_value() == "咳嗽"
-    question(page).press("Shift+Enter")
-    page.keyboard.insert_text("三天")
-    assert question(page).input_value() == "咳嗽\n三天"
-    question(page).press("Enter")
-    expect(answers(page)).to_have_count(1)
-    until_answered(page)
-
-
-def test_the_keyboard_alone_is_enough(page):
-    for _ in range(30):
-        page.keyboard.press("Tab")
-        if question(page).evaluate("element => element === document.activeElement"):
-            break
-    else:
-        pytest.fail("Tab does not reach the question")
-    page.keyboard.type("asked by keyboard")
-    page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.innerText") == "发送"
-    page.keyboard.press("Enter")
-    expect(answers(page)).to_have_count(1)
-    until_answered(page)
-    names = set()
-    for _ in range(30):
-        page.keyboard.press("Shift+Tab")
-        focused = "document.activeElement.getAttribute('aria-label') || document.activeElement.innerText"
-        names.add(page.evaluate(focused).strip())
-    assert {"重新回答", "改正答案", "赞", "踩", "切换深色与浅色"} <= names
-
-
-def test_a_screen_reader_is_told_language_log_and_alert(page):
-    assert page.evaluate("document.documentElement.lang") == "zh-CN"
-    assert page.locator("#chat [role=log]").get_attribute("aria-live") == "polite"
-    expect(page.get_by_role("note")).to_contain_text("不是医生")
-    expect(page.get_by_role("heading", name="杏林")).to_be_visible()
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_fits_a_phone_in_the_light_and_in_the_dark(browser, app, scheme):
-    phone = browser.new_context(viewport={"width": 360, "height": 740}, locale="zh-CN", color_scheme=scheme, has_touch=True)
-    page = open_page(phone, app)
-    ask(page, "手机上的问题", 1)
-    assert page.evaluate("document.documentElement.scrollWidth") <= 360
-    for place in (question(page), page.get_by_role("button", name="发送"), page.get_by_role("note")):
-        box = place.bounding_box()
-        assert box["x"] >= 0 and box["x"] + box["width"] <= 360 and box["y"] + box["height"] <= 740
-    background = page.evaluate(BACKGROUND)
-    luminance = sum(map(int, re.findall(r"\d+", background)[:3])) / 3
-    assert (luminance < 80) == (scheme == "dark")
-    page.get_by_role("button", name="切换深色与浅色").click()
-    flipped = sum(map(int, re.findall(r"\d+", page.evaluate(BACKGROUND))[:3])) / 3
-    assert (flipped < 80) != (scheme == "dark")
-    phone.close()
-
-
-def test_examples_ask_at_a_touch_and_the_model_is_named(page):
-    expect(page.locator("#model")).to_contain_text("模型 xinglin")
-    page.get_by_text("幽门螺杆菌阳性一定要治吗？").click()
-    expect(answers(page).first).to_contain_text("幽门螺杆菌阳性一定要治吗")
-    until_answered(page)
-
-
-def test_nothing_comes_from_another_host(context, app):
-    foreign = []
-
-    def is_foreign(url: str) -> bool:
-        return not url.startswith((app, "data:", "blob:"))
-
-    context.route(is_foreign, lambda route: route.fulfill(body=""))  # what the policy lets out is answered, network or not
-    context.on("response", lambda reply: foreign.append(reply.url) if is_foreign(reply.url) else None)
-    ask(open_page(context, app), "只用本机", 1)
-    assert foreign == []
-
-
-def test_an_empty_question_is_not_sent_and_trouble_is_said_in_words(page, model):
-    before = sent(model)
-    page.get_by_role("button", name="发送").click()
-    expect(page.get_by_text("请先写下问题")).to_be_visible()
-    expect(answers(page)).to_have_count(0)
-    question(page).fill("BREAK 中途断开的问题，看看页面怎么说")
-    question(page).press("Enter")
-    expect(page.get_by_text("可以再试一次")).to_be_visible()
-    assert sent(model) == [*before, [{"role": "user", "content": "BREAK 中途断开的问题，看看页面怎么说"}]]
-
-
-def test_while_the_model_loads_the_page_says_so_and_then_answers(browser, tmp_path):
-    port = free_port()
-    with application(tmp_path, f"http://127.0.0.1:{port}") as url:
-        context = browser.new_context(locale="zh-CN")
-        page = open_page(context, url)
-        expect(page.get_by_text("模型正在加载")).to_be_visible()
-        question(page).fill("太早的问题")
-        question(page).press("Enter")
-        expect(page.get_by_text("模型暂时不可用")).to_be_visible()
-        with model_server(tmp_path, port):
-            expect(page.get_by_text("模型正在加载")).to_be_hidden(timeout=15_000)
-            page.get_by_role("button", name="重新回答").click()
-            expect(answers(page).first).to_contain_text("太早的问题")
+    yield make
+    for context in opened:
         context.close()
 
 
-def test_from_elsewhere_the_page_asks_for_a_key(browser, app, store):
-    key = add(store, "page")
-    context = browser.new_context(extra_http_headers={"X-Forwarded-For": "10.0.0.9"}, locale="zh-CN")
+@pytest.fixture
+def page(visit: Callable[..., BrowserContext], app: str) -> Page:
+    """A page on this machine itself, where nobody has asked anything yet."""
+    httpx.delete(f"{app}/api/conversations")
+    return enter(visit(), app)
+
+
+def enter(context: BrowserContext, url: str) -> Page:
     page = context.new_page()
-    page.goto(f"{app}/chat/")
-    page.get_by_label("访问密钥").fill("xl-wrong")
+    page.goto(url)
+    expect(page.get_by_text("不是医生").first).to_be_visible()
+    return page
+
+
+def question(page: Page) -> Locator:
+    return page.get_by_role("textbox", name="您的问题")
+
+
+def answers(page: Page) -> Locator:
+    return page.get_by_role("article", name="回答")
+
+
+def ask(page: Page, text: str) -> None:
+    question(page).fill(text)
+    question(page).press("Enter")
+    expect(page.get_by_role("article", name="问题").last).to_contain_text(text)
+    expect(question(page)).to_have_value("")
+
+
+def finished(page: Page, count: int) -> Locator:
+    """The last answer, when there are `count` and all are over."""
+    expect(answers(page)).to_have_count(count)
+    expect(answers(page).last).to_have_attribute("aria-busy", "false", timeout=60_000)
+    return answers(page).last
+
+
+def streaming(page: Page) -> Locator:
+    """The last answer, once its text has begun to come."""
+    expect(answers(page).last).to_have_attribute("aria-busy", "true")
+    expect(answers(page).last).to_contain_text("慢慢说。")
+    return answers(page).last
+
+
+def open_conversation(page: Page, title: str) -> None:
+    page.get_by_role("navigation", name="历史对话").get_by_role("link").filter(has_text=title).click()
+
+
+def conversations(app: str) -> list[dict]:
+    """What the application keeps of the local person."""
+    ids = [c["id"] for c in httpx.get(f"{app}/api/conversations").json()["conversations"]]
+    return [httpx.get(f"{app}/api/conversations/{identity}").json() for identity in ids]
+
+
+# asking
+
+
+def test_ask_stream_and_go_on_with_what_was_said(page):
+    ask(page, "咳嗽怎么办")
+    expect(finished(page, 1)).to_contain_text("您问的是“咳嗽怎么办”")
+    expect(answers(page).last.locator("strong")).to_have_text("第1轮")  # Markdown
+    expect(answers(page).last.locator("li")).to_have_count(2)
+    ask(page, "要吃药吗")
+    expect(finished(page, 2)).to_contain_text("第2轮")
+    expect(answers(page).last).to_contain_text("AI 生成")
+
+
+def test_stop_keeps_what_had_come_and_says_so(page, model):
+    before = httpx.get(f"{model}/state").json()["cancelled"]
+    ask(page, "LONG")
+    streaming(page)
+    page.get_by_role("button", name="停止").click()
+    expect(finished(page, 1)).to_contain_text("已停止")
+    assert httpx.get(f"{model}/state").json()["cancelled"] == before + 1
+    page.reload()
+    expect(finished(page, 1)).to_contain_text("慢慢说。")
+
+
+def test_a_reload_in_mid_answer_loses_nothing(page, app):
+    ask(page, "LONG")
+    streaming(page)
+    page.reload()
+    streaming(page)
+    finished(page, 1)
+    [kept] = conversations(app)
+    assert kept["messages"][1]["content"] == LONG
+    assert answers(page).last.locator("p").first.inner_text() == LONG
+
+
+def test_a_page_without_network_for_a_while_catches_up(page):
+    ask(page, "LONG")
+    streaming(page)
+    page.context.set_offline(True)
+    time.sleep(2)
+    page.context.set_offline(False)
+    assert finished(page, 1).locator("p").first.inner_text() == LONG
+
+
+def test_another_conversation_opened_in_mid_answer_gets_nothing_of_it(page, app):
+    ask(page, "我是甲 LONG")
+    streaming(page)
+    page.get_by_role("button", name="新对话").first.click()
+    expect(answers(page)).to_have_count(0)
+    ask(page, "我是乙")
+    expect(finished(page, 1)).to_contain_text("我是乙")
+    expect(page.get_by_role("log")).not_to_contain_text("慢慢说")
+    open_conversation(page, "我是甲")
+    assert finished(page, 1).locator("p").first.inner_text() == LONG
+    ask(page, "甲再问")
+    finished(page, 2)
+    talks = {talk["title"]: [m["content"] for m in talk["messages"] if m["role"] == "user"] for talk in conversations(app)}
+    assert talks == {"我是甲 LONG": ["我是甲 LONG", "甲再问"], "我是乙": ["我是乙"]}
+
+
+def test_asked_again_the_old_answer_stays_and_one_can_go_back_to_it(page, app):
+    ask(page, "咳嗽怎么办")
+    finished(page, 1).get_by_role("button", name="重新回答").click()
+    expect(finished(page, 1).get_by_role("group", name="回答的版本")).to_contain_text("2 / 2")
+    answers(page).last.get_by_role("button", name="上一版").click()
+    expect(answers(page).last.get_by_role("group", name="回答的版本")).to_contain_text("1 / 2")
+    [talk] = conversations(app)
+    assert [m["role"] for m in talk["messages"]] == ["user", "assistant", "assistant"]
+
+
+def test_an_edited_question_is_a_branch(page, app, model):
+    ask(page, "咳嗽怎么办")
+    finished(page, 1)
+    ask(page, "第二问")
+    finished(page, 2)
+    second = page.get_by_role("article", name="问题").last
+    second.get_by_role("button", name="修改问题").click()
+    page.get_by_role("textbox", name="修改问题").fill("第二问，改过")
+    page.get_by_role("button", name="提问").click()
+    expect(page.get_by_role("article", name="问题").last).to_contain_text("第二问，改过")
+    finished(page, 2)
+    assert "第二问，改过" in httpx.get(f"{model}/state").json()["seen"][-1]["messages"][-1]["content"]
+    page.get_by_role("article", name="问题").last.get_by_role("button", name="上一版").click()
+    expect(page.get_by_role("article", name="问题").last).not_to_contain_text("改过")
+    page.reload()
+    finished(page, 2)
+
+
+def test_the_models_server_down_the_old_answer_stays(visit, tmp_path):
+    port = free_port()
+    with application(tmp_path, f"http://127.0.0.1:{port}") as url:
+        page = None
+        with model_server(tmp_path, port):
+            page = enter(visit(), url)
+            ask(page, "咳嗽怎么办")
+            old = finished(page, 1).locator("p").first.inner_text()
+        for _ in range(2):
+            finished(page, 1).get_by_role("button", name="重新回答").first.click()
+            expect(finished(page, 1)).to_contain_text("模型暂时不可用")
+        answers(page).last.get_by_role("button", name="上一版").click()
+        answers(page).last.get_by_role("button", name="上一版").click()
+        assert answers(page).last.locator("p").first.inner_text() == old
+        ask_failed = question(page)
+        ask_failed.fill("还有一问")
+        ask_failed.press("Enter")
+        expect(finished(page, 2)).to_contain_text("模型暂时不可用")
+        with model_server(tmp_path, port):
+            answers(page).last.get_by_role("button", name="重新回答").first.click()
+            expect(answers(page).last).to_contain_text("还有一问", timeout=30_000)
+
+
+def test_after_a_restart_the_conversation_goes_on_where_it_was(visit, model, tmp_path):
+    changes = {"app.port": free_port()}
+    with application(tmp_path, model, changes) as url:
+        page = enter(visit(), url)
+        ask(page, "我对青霉素过敏")
+        finished(page, 1)
+    with application(tmp_path, model, changes) as url:
+        ask(page, "嗓子疼吃什么药")
+        finished(page, 2)
+        [talk] = conversations(url)
+        assert [m["content"] for m in talk["messages"] if m["role"] == "user"] == ["我对青霉素过敏", "嗓子疼吃什么药"]
+        assert "青霉素" in str(httpx.get(f"{model}/state").json()["seen"][-1]["messages"])
+
+
+def test_too_many_questions_say_for_how_long_and_the_text_stays(visit, model, tmp_path):
+    with application(tmp_path, model, {"app.requests_per_minute": 1}) as url:
+        page = enter(visit(), url)
+        ask(page, "一")
+        finished(page, 1)
+        question(page).fill("二")
+        question(page).press("Enter")
+        expect(page.get_by_text(re.compile(r"\d+ 秒后可以再试"))).to_be_visible()
+        expect(question(page)).to_have_value("二")
+        page.reload()
+        finished(page, 1)
+        expect(page.get_by_role("article", name="问题")).to_have_count(1)
+
+
+@pytest.mark.parametrize("fault", ["CRASH", "BREAK", "MIDERROR"])
+def test_a_fault_of_the_model_is_said_and_the_page_goes_on(page, fault):
+    ask(page, fault)
+    expect(finished(page, 1).locator(".state")).to_be_visible()
+    page.get_by_role("button", name="新对话").first.click()
+    ask(page, "咳嗽怎么办")
+    expect(finished(page, 1)).to_contain_text("咳嗽怎么办")
+
+
+# what is said and shown
+
+
+def test_an_emergency_is_on_top_of_its_conversation_and_calls_at_a_touch(page):
+    for text in ("今天下午开始的", "是我爸", "他突然口角歪斜，话说不清"):
+        ask(page, text)
+        finished(page, answers(page).count() or 1)
+    alert = page.locator(".notice")
+    expect(alert).to_contain_text("120")
+    assert alert.locator("a").first.get_attribute("href") == "tel:120"
+    page.reload()
+    expect(alert).to_be_visible()
+    page.get_by_role("button", name="新对话").first.click()
+    expect(alert).to_have_count(0)
+
+
+def test_a_script_in_an_answer_or_a_question_does_not_run(page):
+    ask(page, "SCRIPT <img src=x onerror='window.hacked = 3'>")
+    expect(finished(page, 1)).to_contain_text("<script>window.hacked = 1</script>")
+    page.reload()
+    finished(page, 1)
+    assert page.evaluate("window.hacked") is None
+
+
+def test_a_copied_answer_is_what_one_sees(page):
+    ask(page, "血压 <90 & >60")
+    finished(page, 1).get_by_role("button", name="复制").click()
+    copied = page.evaluate("navigator.clipboard.readText()")
+    assert "“血压 <90 & >60”" in copied and "&lt;" not in copied
+
+
+def test_thumbs_and_corrections_stay_and_are_marked(page, app):
+    ask(page, "咳嗽怎么办")
+    finished(page, 1).get_by_role("button", name="有用", exact=True).click()
+    expect(answers(page).last.get_by_role("button", name="有用", exact=True)).to_have_attribute("aria-pressed", "true")
+    answers(page).last.get_by_role("button", name="改正回答").click()
+    page.get_by_role("textbox", name="您认为正确的回答").fill("应该去看医生")
+    page.get_by_role("button", name="保存改正").click()
+    expect(answers(page).last).to_contain_text("已改正")
+    page.reload()
+    expect(finished(page, 1)).to_contain_text("应该去看医生")
+    answers(page).last.get_by_role("button", name="看原来的回答").click()
+    expect(answers(page).last).to_contain_text("多休息")
+    [talk] = conversations(app)
+    assert (talk["messages"][1]["liked"], talk["messages"][1]["correction"]) == (True, "应该去看医生")
+
+
+def test_conversations_are_found_renamed_pinned_and_deleted(page, app):
+    for text in ("感冒怎么办", "胃疼怎么办"):
+        page.get_by_role("button", name="新对话").first.click()
+        ask(page, text)
+        finished(page, 1)
+    history = page.get_by_role("navigation", name="历史对话")
+    history.get_by_role("searchbox").fill("感冒")
+    expect(history.get_by_role("link")).to_have_count(1)
+    history.get_by_role("searchbox").fill("")
+    expect(history.get_by_role("link")).to_have_count(2)
+    history.get_by_role("button", name="“感冒怎么办”的操作").click()
+    page.get_by_role("menuitem", name="置顶").click()
+    expect(history.get_by_role("heading").first).to_have_text("置顶")
+    history.get_by_role("button", name="“感冒怎么办”的操作").click()
+    page.get_by_role("menuitem", name="改名").click()
+    page.get_by_role("textbox", name="对话名称").fill("冬天的感冒")
+    page.keyboard.press("Enter")
+    expect(history).to_contain_text("冬天的感冒")
+    history.get_by_role("button", name="“胃疼怎么办”的操作").click()
+    page.get_by_role("menuitem", name="删除").click()
+    page.get_by_role("dialog").get_by_role("button", name="删除").click()
+    expect(history.get_by_role("link")).to_have_count(1)
+    assert [talk["title"] for talk in conversations(app)] == ["冬天的感冒"]
+
+
+def test_own_data_are_exported_and_erased(page, app):
+    ask(page, "咳嗽怎么办")
+    finished(page, 1)
+    page.get_by_role("button", name="我的数据与设置").click()
+    with page.expect_download() as download:
+        page.get_by_role("menuitem", name="导出我的全部对话").click()
+    whole = json.loads(Path(download.value.path()).read_text(encoding="utf-8"))
+    assert whole["conversations"][0]["messages"][0]["content"] == "咳嗽怎么办" and "AIGC" in whole
+    page.get_by_role("button", name="我的数据与设置").click()
+    page.get_by_role("menuitem", name="删除我的全部对话").click()
+    page.get_by_role("dialog").get_by_role("button", name="全部删除").click()
+    expect(page.get_by_text("还没有对话")).to_be_visible()
+    assert conversations(app) == []
+
+
+# who
+
+
+def log_in(context: BrowserContext, url: str, key: str) -> Page:
+    page = context.new_page()
+    page.goto(url)
+    page.get_by_label("密钥").fill(key)
     page.get_by_role("button", name="进入").click()
-    expect(page.get_by_role("alert")).to_contain_text("密钥不对")
-    page.get_by_label("访问密钥").fill(key)
+    expect(question(page)).to_be_visible()
+    return page
+
+
+def test_one_person_on_two_devices_and_a_stranger(visit, app, store):
+    key = add(store, "张医生")
+    desk, phone, stranger = (visit(extra_http_headers=AWAY) for _ in range(3))
+    page = log_in(desk, app, key)
+    ask(page, "我是张医生的问题")
+    finished(page, 1)
+    other = log_in(phone, app, add(store, "手机", person=store.key(key.split("-")[1]).person))
+    open_conversation(other, "我是张医生的问题")
+    finished(other, 1)
+    ask(other, "手机上再问")
+    finished(other, 2)
+    page.bring_to_front()
+    page.evaluate("window.dispatchEvent(new Event('focus'))")
+    finished(page, 2)
+    nobody = log_in(stranger, app, add(store, "别人"))
+    expect(nobody.get_by_text("还没有对话")).to_be_visible()
+    page.locator(".person").click()
+    page.get_by_role("menuitem", name="退出", exact=True).click()
+    expect(page.get_by_label("密钥")).to_be_visible()
+    page.get_by_label("密钥").fill("xl-wrong-key")
     page.get_by_role("button", name="进入").click()
-    expect(question(page)).to_be_editable()
-    page.wait_for_timeout(500)
-    ask(page, "远程的问题", 1)
-    cookie = context.cookies()[0]
-    assert cookie["httpOnly"] and cookie["sameSite"] == "Strict"
-    store.revoke(key.split("-", 2)[1])
-    page.goto(f"{app}/chat/")
-    expect(page.get_by_label("访问密钥")).to_be_visible()
-    context.close()
+    expect(page.get_by_text("密钥不对")).to_be_visible()
+
+
+def test_a_session_that_ends_asks_for_the_key_and_the_words_stay(visit, app, store):
+    key = add(store, "李医生")
+    page = log_in(visit(extra_http_headers=AWAY), app, key)
+    question(page).fill("写了一半的问题")
+    store.close_sessions(store.key(key.split("-")[1]).person)
+    question(page).press("Enter")
+    page.get_by_label("密钥").fill(key)
+    page.get_by_role("button", name="进入").click()
+    expect(page.get_by_label("密钥")).to_have_count(0)
+    expect(question(page)).to_have_value("写了一半的问题")
+
+
+class Elsewhere(BaseHTTPRequestHandler):
+    """Another site, with a link to the page."""
+
+    target = ""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+        self.wfile.write(f'<a href="{self.target}/">link</a>'.encode())
+
+    def log_message(self, *words: object) -> None:
+        pass
+
+
+def test_a_link_from_another_site_opens_the_same_history(visit, app, store):
+    page = log_in(visit(extra_http_headers=AWAY), app, add(store, "王医生"))
+    ask(page, "王医生的问题")
+    finished(page, 1)
+    Elsewhere.target = app
+    with ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere) as site:
+        threading.Thread(target=site.serve_forever, daemon=True).start()
+        page.goto(f"http://localhost:{site.server_port}/")  # another site than 127.0.0.1
+        page.get_by_text("link").click()
+        open_conversation(page, "王医生的问题")
+        finished(page, 1)
+        site.shutdown()
+
+
+def test_administrators_look_at_feedback_and_make_keys(page, app):
+    ask(page, "发烧怎么办")
+    finished(page, 1).get_by_role("button", name="改正回答").click()
+    page.get_by_role("textbox", name="您认为正确的回答").fill("超过三天就诊")
+    page.get_by_role("button", name="保存改正").click()
+    expect(answers(page).last).to_contain_text("已改正")
+    page.get_by_role("button", name="我的数据与设置").click()
+    page.get_by_role("menuitem", name="管理").click()
+    main = page.get_by_role("main")
+    expect(main).to_contain_text("超过三天就诊")
+    main.get_by_role("button", name="通过").first.click()
+    expect(main).not_to_contain_text("超过三天就诊")
+    assert "超过三天就诊" in httpx.get(f"{app}/api/admin/feedback/export").text
+
+
+def test_two_models_stand_side_by_side(visit, model, tmp_path):
+    (tmp_path / "second").mkdir()
+    with (
+        model_server(tmp_path / "second", free_port()) as second,
+        application(tmp_path, model, {"app.compared": {"old": second}}) as url,
+    ):
+        page = enter(visit(), url)
+        page.get_by_role("switch").click()
+        ask(page, "咳嗽怎么办")
+        finished(page, 2)
+        boxes = [answers(page).nth(n).bounding_box() for n in range(2)]
+        assert boxes[0]["y"] == boxes[1]["y"] and boxes[1]["x"] >= boxes[0]["x"] + boxes[0]["width"]
+
+
+# with what
+
+
+def test_enter_that_ends_a_composition_does_not_send(page):
+    question(page).click()
+    session = page.context.new_cdp_session(page)
+    session.send("Input.imeSetComposition", {"text": "kesou", "selectionStart": 5, "selectionEnd": 5})
+    event = {"key": "Process", "code": "Enter", "windowsVirtualKeyCode": 229}
+    session.send("Input.dispatchKeyEvent", {"type": "rawKeyDown"} | event)
+    session.send("Input.insertText", {"text": "咳嗽"})
+    session.send("Input.dispatchKeyEvent", {"type": "keyUp"} | event)
+    expect(question(page)).to_have_value("咳嗽")
+    expect(page.get_by_role("article", name="问题")).to_have_count(0)
+    question(page).press("Enter")
+    expect(page.get_by_role("article", name="问题")).to_have_count(1)
+
+
+def test_the_keyboard_alone_is_enough(page):
+    page.keyboard.type("咳嗽怎么办 LONG")  # the box has the focus
+    page.keyboard.press("Enter")
+    streaming(page)
+    page.keyboard.press("Escape")
+    expect(finished(page, 1)).to_contain_text("已停止")
+    page.keyboard.press("Control+k")
+    page.keyboard.type("咳嗽")
+    expect(page.get_by_role("searchbox")).to_have_value("咳嗽")
+    page.keyboard.press("Control+Shift+o")
+    expect(answers(page)).to_have_count(0)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [{"width": 1200, "height": 800}, {"width": 390, "height": 844}], ids=["desk", "phone"])
+def test_it_keeps_to_wcag_aa_and_fits(visit, app, scheme, size):
+    """axe-core finds nothing on the empty page, a conversation with an emergency, and the administrators' view."""
+    if not AXE.exists():
+        pytest.skip("app/web/node_modules is not there (make test installs it where npm is)")
+    phone = size["width"] < 500
+    page = enter(visit(viewport=size, color_scheme=scheme, has_touch=phone, is_mobile=phone), app)
+    found = [violations(page)]
+    ask(page, "我爸突然口角歪斜，话说不清")
+    finished(page, 1)
+    found.append(violations(page))
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    if phone:
+        found.append([name for name in page.evaluate(SMALL) if name not in ("120", "12356")])  # within a sentence
+    page.goto(f"{app}/#/admin")
+    expect(page.get_by_role("main")).to_contain_text("反馈")
+    found.append(violations(page))
+    assert found == [[]] * len(found)
+
+
+def violations(page: Page) -> list[str]:
+    page.wait_for_timeout(400)  # colours fade in
+    page.evaluate(AXE.read_text(encoding="utf-8"))
+    tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]
+    result = page.evaluate("tags => axe.run({runOnly: tags})", tags)
+    return [f"{v['id']}: {v['nodes'][0]['html'][:200]}" for v in result["violations"]]
+
+
+def test_nothing_comes_from_another_host_and_the_policy_is_never_broken(visit, app):
+    context = visit()
+    page, asked, said = context.new_page(), [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("console", lambda message: said.append(message.text))
+    page.goto(app)
+    ask(page, "公式 $x^2$ 和 SCRIPT")
+    finished(page, 1)
+    assert all(url.startswith((app, "data:", "blob:")) for url in asked)
+    assert [text for text in said if "Content Security Policy" in text] == []
+    policy = httpx.get(app).headers["content-security-policy"]
+    assert "unsafe-eval" not in policy and "script-src 'self';" in policy
+
+
+def test_while_the_model_loads_the_page_says_so_and_then_answers(visit, tmp_path):
+    port = free_port()
+    with application(tmp_path, f"http://127.0.0.1:{port}") as url:
+        page = enter(visit(), url)
+        expect(page.get_by_text("模型正在加载")).to_be_visible()
+        with model_server(tmp_path, port):
+            expect(page.get_by_text("模型正在加载")).to_have_count(0, timeout=30_000)
+            ask(page, "咳嗽怎么办")
+            finished(page, 1)

@@ -1,11 +1,7 @@
 """Conversations, feedback and keys, the same tests on SQLite and on PostgreSQL."""
 
-import os
-import shutil
-import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -13,48 +9,17 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
 
 from app import feedback
 from app.access import digest
 from app.keys import add
-from app.store import DAY, Missing, Store, conversations, metadata, pairs, users
+from app.store import DAY, LOCAL, MIGRATIONS, Held, Missing, Store
+from app.tables import messages, metadata
 from tests.conftest import ROOT
-from xinglin.serving.server import free_port
 
 NASTY = ["'; DROP TABLE messages; --", "<script>alert(1)</script>", '😀 \u200d 𠮷 \\ " %s {0}', "a" * 4000]
-
-
-@pytest.fixture(scope="session")
-def postgresql() -> Iterator[str]:
-    """The URL of a PostgreSQL server of our own, from Debian's packages, on a free port of loopback."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    if not found:
-        pytest.skip("PostgreSQL is not installed (tests/install.sh installs it as root where apt is)")
-    programs, port = found[-1], free_port()
-    as_whom = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.getuid() == 0 else []
-    with tempfile.TemporaryDirectory(prefix="xinglin-", dir="/tmp") as folder:  # pytest's own folders are closed to other users
-        if as_whom:
-            shutil.chown(folder, "postgres")
-        data = f"{folder}/data"
-        subprocess.run([*as_whom, programs / "initdb", "-D", data, "-A", "trust", "-U", "xinglin", "-E", "UTF8"], check=True)
-        options = ["-D", data, "-p", str(port), "-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={folder}"]
-        server = subprocess.Popen(
-            [*as_whom, programs / "postgres", *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        try:
-            for _ in range(100):
-                if (
-                    subprocess.run(
-                        [programs / "pg_isready", "-h", "127.0.0.1", "-p", str(port)], capture_output=True
-                    ).returncode
-                    == 0
-                ):
-                    break
-                time.sleep(0.1)
-            yield f"postgresql+psycopg://xinglin@127.0.0.1:{port}/postgres"
-        finally:
-            server.send_signal(signal.SIGINT)
-            server.wait(30)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -77,112 +42,145 @@ def store(url: str) -> Iterator[Store]:
     opened.close()
 
 
-def talk(store, user, *texts):
+def person(store: Store, name: str = "诊所") -> str:
+    """A new person's id."""
+    return store.key(add(store, name).split("-")[1]).person
+
+
+def talk(store: Store, who: str, *texts: str) -> tuple[str, list[str]]:
+    """Questions and answers in turn; the ids of the conversation and of its messages."""
     conversation, ids = None, []
     for number, text in enumerate(texts):
         if number % 2 == 0:
-            conversation, identity = store.ask(user, conversation, text)
+            message = store.ask(who, conversation, ids[-1] if ids else None, text)
+            conversation = message.conversation
         else:
-            identity = store.answer(user, conversation, text, "xinglin@abc", "stop")
-        ids.append(identity)
+            message = store.begin_answer(who, message, "xinglin@abc")
+            store.keep_answer(message.id, content=text, state="done")
+        ids.append(message.id)
     return conversation, ids
 
 
 def test_a_conversation_is_kept_in_order_with_what_its_reader_thought(store):
-    user = store.add_user("a", None)
-    conversation, ids = talk(store, user, "咳嗽怎么办", "多喝水", "要吃药吗", "先观察")
-    store.rate(user, ids[1], liked=True)
-    store.rate(user, ids[3], liked=False)
-    store.rate(user, ids[3], correction="看医生")
-    kept = store.messages(user, conversation)
+    who = person(store)
+    conversation, ids = talk(store, who, "咳嗽怎么办", "多喝水", "要吃药吗", "先观察")
+    store.rate(who, ids[1], liked=True)
+    store.rate(who, ids[3], liked=False)
+    store.rate(who, ids[3], correction="看医生")
+    kept = store.messages(who, conversation)
     assert [(m.role, m.content, m.liked, m.correction) for m in kept] == [
         ("user", "咳嗽怎么办", None, None),
         ("assistant", "多喝水", True, None),
         ("user", "要吃药吗", None, None),
         ("assistant", "先观察", False, "看医生"),
     ]
-    assert store.conversations(user) == [(conversation, "咳嗽怎么办")]
+    assert [m.id for m in store.path(who, ids[3])] == ids
+    assert [(c.id, c.title) for c in store.conversations(who)] == [(conversation, "咳嗽怎么办")]
+    store.rate(who, ids[3], liked=None)
+    assert store.message(who, ids[3]).liked is None and store.message(who, ids[3]).correction == "看医生"
+
+
+def test_branches_stand_beside_each_other_and_a_path_keeps_to_one(store):
+    who = person(store)
+    conversation, ids = talk(store, who, "一", "答一", "二", "答二")
+    other = store.ask(who, conversation, ids[1], "二，改过")
+    again = store.begin_answer(who, store.message(who, ids[0]), "m")
+    assert [m.content for m in store.path(who, other.id)] == ["一", "答一", "二，改过"]
+    assert [m.id for m in store.path(who, again.id)] == [ids[0], again.id] and len(store.messages(who, conversation)) == 6
+    with pytest.raises(Missing):
+        store.ask(who, conversation, ids[0], "问题不能接在问题后面")
 
 
 @pytest.mark.parametrize("text", NASTY)
-def test_any_text_comes_back_as_it_was(store, text):
-    user = store.add_user("a", None)
-    conversation, ids = talk(store, user, text, text)
-    store.rate(user, ids[1], correction=text)
-    assert [m.content for m in store.messages(user, conversation)] == [text, text]
-    assert (
-        store.messages(user, conversation)[1].correction == text
-        and store.export_user(user)[0]["messages"][0]["content"] == text
-    )
+def test_any_text_comes_back_as_it_was_and_is_found(store, text):
+    who = person(store)
+    conversation, ids = talk(store, who, text, text)
+    store.rate(who, ids[1], correction=text)
+    assert [m.content for m in store.messages(who, conversation)] == [text, text]
+    assert store.messages(who, conversation)[1].correction == text
+    found = store.conversations(who, search=text[:50])
+    assert [c.id for c in found] == [conversation] and store.excerpts(found, text[:50])[conversation]
+    assert store.conversations(who, search=f"{text[:50]}%") == []
 
 
 def test_nobody_sees_or_changes_what_is_somebody_elses(store):
-    mine, theirs = store.add_user("a", None), store.add_user("b", None)
+    mine, theirs = person(store), person(store)
     conversation, ids = talk(store, theirs, "问", "答")
-    assert store.messages(mine, conversation) == [] and store.conversations(mine) == [] and store.export_user(mine) == []
+    assert store.messages(mine, conversation) == [] and store.conversations(mine) == []
+    assert store.conversations(mine, search="问") == []
     for attempt in (
-        lambda: store.ask(mine, conversation, "x"),
-        lambda: store.answer(mine, conversation, "x", "m", "stop"),
+        lambda: store.ask(mine, conversation, None, "x"),
+        lambda: store.begin_answer(mine, store.message(theirs, ids[0]), "m"),
         lambda: store.rate(mine, ids[1], liked=True),
-        lambda: store.take_back(mine, conversation),
-        lambda: store.delete_conversation(mine, conversation),
+        lambda: store.message(mine, ids[0]),
+        lambda: store.path(mine, ids[0]),
+        lambda: store.change_conversation(mine, conversation, title="x"),
+        lambda: store.delete_conversations(mine, conversation),
     ):
         with pytest.raises(Missing):
             attempt()
+    store.delete_conversations(mine)
     assert [m.content for m in store.messages(theirs, conversation)] == ["问", "答"]
 
 
-def test_a_question_taken_back_goes_with_its_answer(store):
-    user = store.add_user("a", None)
-    conversation, _ = talk(store, user, "一", "答一", "二", "答二")
-    assert store.take_back(user, conversation) == "二"
-    store.ask(user, conversation, "二")
-    assert [m.content for m in store.messages(user, conversation)] == ["一", "答一", "二"]
-    assert [(q.content, a.content) for q, a in pairs(store.messages(user, conversation))] == [("一", "答一")]
-
-
-def test_deleting_a_person_leaves_nothing_of_them(store):
-    user, other = store.add_user("a", None), store.add_user("b", None)
-    _, ids = talk(store, user, "问", "答")
-    store.rate(user, ids[1], liked=True)
+def test_deleting_a_conversation_leaves_nothing_of_it(store, url, tmp_path):
+    who, other = person(store), person(store)
+    conversation, ids = talk(store, who, "鼻涕是绿色的怎么办", "多休息多喝水就好")
+    store.rate(who, ids[1], liked=True)
     talk(store, other, "问", "答")
-    store.delete_user(user)
-    assert store.user("a") is None and len(store.read(sa.select(conversations.c.id))) == 1
-    for table in ("messages", "feedback"):
-        counted = store.read(sa.select(sa.func.count()).select_from(metadata.tables[table]))[0][0]
-        assert counted == {"messages": 2, "feedback": 0}[table]
+    store.delete_conversations(who, conversation)
+    for table, left in {"conversations": 1, "messages": 2, "feedback": 0}.items():
+        assert store.read(sa.select(sa.func.count()).select_from(metadata.tables[table]))[0][0] == left
+    if url.startswith("sqlite"):
+        bytes_left = b"".join(file.read_bytes() for file in tmp_path.glob("c.db*"))
+        assert "鼻涕是绿色的".encode() not in bytes_left and "多休息多喝水就好".encode() not in bytes_left
+        assert {file.stat().st_mode & 0o777 for file in tmp_path.glob("c.db*")} == {0o600}
 
 
 def test_old_conversations_expire_and_young_ones_stay(store, monkeypatch):
-    user, other = store.add_user("a", None), store.add_user("b", None)
-    talk(store, user, "旧", "答")
+    who, other = person(store), person(store)
+    talk(store, who, "旧", "答")
     then = time.time_ns() // 1_000_000
-    monkeypatch.setattr("app.store.now", lambda: then + 89 * DAY)
-    talk(store, other, "新", "答")
+    for day in range(1, 91):
+        monkeypatch.setattr("app.store.now", lambda day=day: then + day * DAY)
+        if day == 89:
+            talk(store, other, "新", "答")
+        assert store.expire(90) == (day == 90)
+    assert store.conversations(who) == [] and len(store.conversations(other)) == 1
+
+
+def test_a_clock_that_leapt_erases_nothing_until_somebody_is_sure(store, monkeypatch):
+    who = person(store)
+    talk(store, who, "问", "答")
+    then = time.time_ns() // 1_000_000
+    store.expire(90)
+    monkeypatch.setattr("app.store.now", lambda: then + 100 * DAY)
+    with pytest.raises(Held, match="1 of 1"):
+        store.expire(90)
+    talk(store, who, "新的", "答")  # with the wrong time
+    with pytest.raises(Held):
+        store.expire(90)
+    monkeypatch.setattr("app.store.now", lambda: then + DAY)  # the clock is mended
     assert store.expire(90) == 0
-    monkeypatch.setattr("app.store.now", lambda: then + 91 * DAY)
-    assert store.expire(90) == 1
-    assert store.conversations(user) == [] and len(store.conversations(other)) == 1
-    assert [row.id for row in store.read(sa.select(users.c.id))] == [other]
+    monkeypatch.setattr("app.store.now", lambda: then + 100 * DAY)
+    assert store.aged(90) == (1, 2) and store.expire(90, sure=True) == 1 and len(store.conversations(who)) == 1
 
 
 def test_many_writers_at_once_lose_nothing(store):
-    user = store.add_user("a", None)
-    conversation, _ = store.ask(user, None, "0")
+    who = person(store)
+    conversation, ids = talk(store, who, "0", "答")
 
     def write():
         for number in range(25):
-            store.ask(user, conversation, str(number))
+            store.ask(who, conversation, ids[1], str(number))
 
     threads = [threading.Thread(target=write) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    kept = store.read(
-        sa.select(metadata.tables["messages"].c.position).where(metadata.tables["messages"].c.conversation_id == conversation)
-    )
-    assert sorted(row.position for row in kept) == list(range(201))
+    kept = store.read(sa.select(messages.c.position).where(messages.c.conversation_id == conversation))
+    assert sorted(row.position for row in kept) == list(range(202))
 
 
 def test_keys_are_kept_as_hashes_and_know_when_they_end(store, monkeypatch):
@@ -196,40 +194,102 @@ def test_keys_are_kept_as_hashes_and_know_when_they_end(store, monkeypatch):
     monkeypatch.undo()
     store.revoke(identity)
     assert not store.key(identity).valid and [k.id for k in store.all_keys()] == [identity]
-    with pytest.raises(Missing):
-        store.revoke("nothing")
+    for attempt in (lambda: store.revoke("nothing"), lambda: add(store, "x", person="nobody")):
+        with pytest.raises(Missing):
+            attempt()
+
+
+def test_two_keys_are_one_person_and_a_session_ends_with_its_key(store, monkeypatch):
+    first = store.key(add(store, "张医生", admin=True).split("-")[1])
+    second = store.key(add(store, "手机", person=first.person).split("-")[1])
+    assert (second.person, second.person_name, second.admin) == (first.person, "张医生", True)
+    for number, key in enumerate((first, second, second)):
+        store.open_session(f"token{number}", key, days=30)
+    assert {store.session(f"token{number}").id for number in range(3)} == {first.person}
+    store.revoke(first.id)
+    assert store.session("token0") is None and store.session("token1").admin
+    store.close_sessions(first.person, "token1")
+    assert store.session("token1") is None and store.session("token2")
+    then = time.time_ns() // 1_000_000
+    monkeypatch.setattr("app.store.now", lambda: then + 31 * DAY)
+    assert store.session("token2") is None
+
+
+OLD = """
+insert into keys values ('k1', '诊所', 'h', 1, null, null);
+insert into users values ('u1', 't1', 'k1', 1), ('u2', 't2', 'k1', 1), ('u3', 't3', null, 1);
+insert into conversations values ('c1', 'u1', '一', 1, 2), ('c2', 'u2', '二', 1, 2), ('c3', 'u3', '三', 1, 2);
+insert into messages values ('a', 'c1', 0, 'user', '问', null, null, 1), ('b', 'c1', 1, 'assistant', '答', 'm', 'length', 1),
+  ('c', 'c1', 2, 'user', '再问', null, null, 1), ('d', 'c3', 0, 'user', '问三', null, null, 1);
+insert into feedback values ('b', true, null, 5);
+"""
+
+
+def test_what_an_older_version_kept_is_still_there(url):
+    config, engine = Config(), sa.create_engine(url)
+    config.set_main_option("script_location", str(MIGRATIONS))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        for statement in OLD.split(";")[:-1]:
+            connection.exec_driver_sql(statement)
+    engine.dispose()
+    store = Store(url)
+    assert {c.id for c in store.conversations("k1")} == {"c1", "c2"} and [c.id for c in store.conversations(LOCAL)] == ["c3"]
+    kept = [(m.id, m.parent, m.content, m.state, m.liked) for m in store.messages("k1", "c1")]
+    assert kept == [("a", None, "问", "done", None), ("b", "a", "答", "cut", True), ("c", "b", "再问", "done", None)]
+    assert store.key("k1").person == "k1" and store.person(LOCAL).admin
+    store.close()
 
 
 def test_opening_it_again_migrates_nothing_twice(url):
     first = Store(url)
-    user = first.add_user("a", None)
+    who = person(first)
     first.close()
     again = Store(url)
-    assert again.user("a") == (user, None)
+    assert again.person(who).name == "诊所"
     again.close()
 
 
+def test_an_answer_that_a_process_left_behind_is_lost_with_what_had_come(store):
+    who = person(store)
+    question = store.ask(who, None, None, "问")
+    answer = store.begin_answer(who, question, "m")
+    store.keep_answer(answer.id, content="多喝")
+    assert store.lose_running() == 1 and store.lose_running() == 0
+    assert (store.message(who, answer.id).state, store.message(who, answer.id).content) == ("lost", "多喝")
+
+
 def test_feedback_exports_what_was_approved_or_corrected_and_nothing_after_what_was_not(store):
-    user = store.add_user("a", None)
-    _, good = talk(store, user, "问1", "答1", "问2", "答2", "问3", "答3")
-    store.rate(user, good[1], liked=True)
-    store.rate(user, good[3], correction="改2")
-    _, bad = talk(store, user, "问4", "答4", "问5", "答5")
-    store.rate(user, bad[1], liked=False)
-    store.rate(user, bad[3], liked=True)
-    rows = [feedback.approved(messages) for messages in store.rated()]
-    assert rows == [["问：问1", "答：答1", "问：问2", "答：改2"], []]
+    who = person(store)
+    conversation, good = talk(store, who, "问1", "答1", "问2", "答2", "问3", "答3")
+    store.rate(who, good[1], liked=True)
+    store.rate(who, good[3], correction="改2")
+    _, bad = talk(store, who, "问4", "答4", "问5", "答5")
+    store.rate(who, bad[1], liked=False)
+    store.rate(who, bad[3], liked=True)
+    branch = store.begin_answer(who, store.message(who, good[0]), "m")
+    store.keep_answer(branch.id, content="另一答", state="done")
+    store.rate(who, branch.id, liked=True)
+    rows = [[row["data"] for row in feedback.approved(talk)] for talk in store.rated()]
+    assert rows == [[["问：问1", "答：答1", "问：问2", "答：改2"], ["问：问1", "答：另一答"]], []]
+    store.judge(good[3], "rejected")
+    store.judge(branch.id, "approved")
+    talked = store.messages(who, conversation)
+    assert [row["data"] for row in feedback.approved(talked)] == [["问：问1", "答：答1"], ["问：问1", "答：另一答"]]
+    assert [row["data"] for row in feedback.approved(talked, strict=True)] == [["问：问1", "答：另一答"]]
+    assert [(m.id, q) for m, q, _ in store.judged("approved")] == [(branch.id, "问1")]
 
 
 WRITER = """
 import sys
 from app.store import Store
 store = Store(sys.argv[1])
-user = store.add_user("w", None)
 number = 0
 while True:
-    conversation, _ = store.ask(user, None, f"问{number}")
-    store.answer(user, conversation, f"答{number}", "m", "stop")
+    question = store.ask("local", None, None, f"问{number}")
+    answer = store.begin_answer("local", question, "m")
+    store.keep_answer(answer.id, content=f"答{number}", state="done")
     print(number, flush=True)
     number += 1
 """
@@ -243,7 +303,6 @@ def test_what_was_acknowledged_before_a_kill_is_there_afterwards(url):
     writer.wait()
     writer.stdout.close()
     store = Store(url)
-    user, _ = store.user("w")
-    kept = {title for _, title in store.conversations(user, limit=None)}
+    kept = {c.title for c in store.conversations(LOCAL, limit=None)}
     assert {f"问{number}" for number in seen} <= kept <= {f"问{number}" for number in range(len(seen) + 2)}
     store.close()
