@@ -1,4 +1,4 @@
-"""What the gateway adds: many streams at once through it and straight to the model's server, in one run.
+"""What the gateway adds: many streams at once through its two APIs and straight to the model's server, in one run.
 
 Usage: python -m benchmarks.app [--streams 200] [--seconds 60]              (a stand-in for vLLM streams at 15 events a second)
        python -m benchmarks.app --upstream http://127.0.0.1:8000 --streams 8   (a server that runs: real vLLM, say)
@@ -19,7 +19,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,17 +52,13 @@ def stand_in(port: int) -> None:
         name = (await request.json())["messages"][-1]["content"]
         reply = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await reply.prepare(request)
-        for number in range(EVENTS):
-            choice = {"index": 0, "delta": {"content": f"{name}:{number} "}, "finish_reason": None}
-            event = {
-                "id": "chatcmpl-1",
-                "object": "chat.completion.chunk",
-                "created": 1,
-                "model": "xinglin",
-                "choices": [choice],
-            }
-            await reply.write(f"data: {json.dumps(event)}\n\n".encode())
-            await asyncio.sleep(1 / PACE)
+        head = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "xinglin"}
+        for number in range(EVENTS + 1):
+            over = number == EVENTS
+            delta = {} if over else {"content": f"{name}:{number} "}
+            choice = {"index": 0, "delta": delta, "finish_reason": "stop" if over else None}
+            await reply.write(f"data: {json.dumps(head | {'choices': [choice]})}\n\n".encode())
+            await asyncio.sleep(0 if over else 1 / PACE)
         await reply.write(b"data: [DONE]\n\n")
         return reply
 
@@ -94,7 +90,42 @@ async def stream(session: aiohttp.ClientSession, url: str, messages: list[dict],
     return Stream(times[0] - start if times else 0.0, time.perf_counter() - start, done and ended and right, times)
 
 
-async def load(url: str, streams: int, seconds: float, asked: Iterator[list[dict]], numbered: bool = False) -> list[Stream]:
+async def page_stream(session: aiohttp.ClientSession, url: str, messages: list[dict], numbered: bool) -> Stream:
+    """Ask as the page does: keep the question, then follow its answer's events to the end."""
+    start, said, times, ended = time.perf_counter(), "", [], False
+    async with session.post(f"{url}/api/questions", json={"text": messages[-1]["content"]}) as reply:
+        asked = await reply.json()
+    if reply.status != 201:
+        return Stream(0.0, time.perf_counter() - start, False, [])
+    async with session.get(f"{url}/api/answers/{asked['answers'][0]['id']}/events") as reply:
+        async for line in reply.content:
+            if line.startswith(b"data: "):
+                data = json.loads(line[6:])
+                said += data.get("text", "")
+                times.append(time.perf_counter())
+                ended = "message" in data and data["message"]["state"] == "done" and data["message"]["content"] == said
+    right = said == "".join(f"{messages[-1]['content']}:{n} " for n in range(EVENTS)) if numbered else bool(said)
+    return Stream(times[0] - start if times else 0.0, time.perf_counter() - start, ended and right, times)
+
+
+async def idle(url: str, pages: int, process: subprocess.Popen) -> float:
+    """Open `pages` pages at once, each over a connection of its own that stays; return the gateway's memory then, in MB."""
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(pages):
+            session = await stack.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1)))
+            for path in ("/", "/api/session", "/api/conversations"):
+                async with session.get(f"{url}{path}") as reply:
+                    assert reply.status == 200, reply.status
+                    await reply.read()
+        return psutil.Process(process.pid).memory_info().rss / 1e6
+
+
+Ask = Callable[[aiohttp.ClientSession, str, list[dict], bool], Awaitable[Stream]]
+
+
+async def load(
+    url: str, streams: int, seconds: float, asked: Iterator[list[dict]], numbered: bool = False, ask: Ask = stream
+) -> list[Stream]:
     """Keep `streams` streams of what is `asked` open for `seconds`, begun one after the other; return what became of each."""
     results: list[Stream] = []
     end = time.perf_counter() + seconds
@@ -104,14 +135,14 @@ async def load(url: str, streams: int, seconds: float, asked: Iterator[list[dict
         async def worker(number: int) -> None:
             await asyncio.sleep(number * RAMP / streams)
             while time.perf_counter() < end:
-                results.append(await stream(session, url, next(asked), numbered))
+                results.append(await ask(session, url, next(asked), numbered))
 
         await asyncio.gather(*(worker(number) for number in range(streams)))
     return results
 
 
 @contextlib.contextmanager
-def started(command: list[str], url: str, folder: Path):
+def started(command: list[str], url: str, folder: Path) -> Iterator[subprocess.Popen]:
     process = subprocess.Popen(
         command,
         cwd=folder,
@@ -141,6 +172,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--streams", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--pages", type=int, default=1000, help="idle pages, opened before the streams")
     parser.add_argument("--upstream", help="a server that runs, instead of the stand-in")
     parser.add_argument("--stand-in", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -156,6 +188,7 @@ def main() -> None:
         "database": f"sqlite:///{folder}/c.db",
         "requests_per_minute": 10**6,
         "concurrent_requests": 10**4,
+        "red_flags_threshold": 1.0,  # looked for, but numbers are no emergencies
     }
     YAML().dump(values, folder / "params.yaml")
     model = (
@@ -168,9 +201,10 @@ def main() -> None:
         stop = threading.Event()
         watcher = threading.Thread(target=watch, args=(process, memory, stop))
         watcher.start()
+        opened = asyncio.run(idle(gateway, args.pages, process))
         runs = {}
-        for name, url in (("direct", direct), ("gateway", gateway)):
-            runs[name] = asyncio.run(load(url, args.streams, args.seconds, names(), args.upstream is None))
+        for name, url, ask in (("direct", direct, stream), ("gateway", gateway, stream), ("page", gateway, page_stream)):
+            runs[name] = asyncio.run(load(url, args.streams, args.seconds, names(), args.upstream is None, ask))
         stop.set()
         watcher.join()
     print(
@@ -186,8 +220,10 @@ def main() -> None:
             f"| {name} | {len(results)} | {broken} | {medians[name][0]:.1f} | "
             f"{statistics.quantiles(first, n=20)[-1]:.1f} | {medians[name][1]:.3f} |"
         )
-    added, share = medians["gateway"][0] - medians["direct"][0], medians["gateway"][1] / medians["direct"][1] - 1
-    print(f"the gateway adds {added:.1f} ms to the first text and {share:.1%} to the whole")
+    for name in ("gateway", "page"):
+        added, share = medians[name][0] - medians["direct"][0], medians[name][1] / medians["direct"][1] - 1
+        print(f"the {name} adds {added:.1f} ms to the first text and {share:.1%} to the whole")
+    print(f"memory of the gateway with {args.pages} idle pages: {opened:.0f} MB")
     half = len(memory) // 2
     if half:
         print(
