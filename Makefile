@@ -2,7 +2,7 @@
 # `make demo` and `make test` are the two commands to begin with; `make help` lists the rest.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo repro test lint soak bench base-check candidates sweep best judge exam exports report diff review remote serve serve-check app up key \
+.PHONY: help setup demo repro test lint soak bench base-check candidates sweep best judge exam exports report diff review remote serve serve-check app up key backup restore \
   feedback red-flags chat webui profile leakage doctor gpu join bundle requirements
 
 UV_VERSION := 0.13.9
@@ -31,7 +31,7 @@ demo: setup repro ## set up, run the whole pipeline, print base against tuned
 repro: ## make what is not up to date (dvc repro), also where the file at raw.path or the weights at base.path have changed
 	@$(PY) -m tools.repro
 
-test: setup .venv-transformers4/ready lint ## every test but the long ones (make soak), the real pipeline included
+test: setup .venv-transformers4/ready .venv-clients/ready lint ## every test but the long ones (make soak), the real pipeline included
 	@sh tests/install.sh
 	$(PY) -m pytest -m "not soak" tests/test_pipeline.py
 	$(PY) -m pytest -m "not soak" --ignore tests/test_pipeline.py -n 2 --dist loadfile
@@ -99,6 +99,12 @@ up: ## make serve and make app in one
 key: $(ALONE) ## NAME=…: a new API key, shown once (DAYS=… makes it end)
 	@$(APP) -m app.keys add "$(NAME)" $(DAYS)
 
+backup: $(ALONE) ## FILE=…: copy the database while the application runs
+	@$(APP) -m app.backup save "$(FILE)"
+
+restore: $(ALONE) ## FILE=…: put such a copy back while it does not; what was there stays beside it
+	@$(APP) -m app.backup restore "$(FILE)"
+
 red-flags: ## train the classifier of emergencies on data/red_flags
 	@$(PY) -m tools.red_flags
 
@@ -143,6 +149,7 @@ requirements: | $(UV) ## compile requirements/*.in to pinned files; fails if a f
 	$(UV) pip compile --quiet --python-version 3.11 --no-header --no-annotate requirements/pipeline.in -o requirements/pipeline.txt
 	$(UV) pip compile --quiet --python-version 3.11 --no-header --no-annotate requirements/app.in -o requirements/app.txt
 	$(UV) pip compile --quiet --python-version 3.11 --no-header --no-annotate requirements/review.in -o requirements/review.txt
+	$(UV) pip compile --quiet --python-version 3.11 --no-header --no-annotate requirements/clients.in -o requirements/clients.txt
 	$(UV) pip compile --quiet --python-version 3.11 --no-header --no-annotate requirements/export.in -o requirements/export.txt
 	$(UV) pip compile --quiet --python-version 3.11 --no-header --no-annotate --excludes requirements/vllm-gpu.excludes \
 	  requirements/vllm-gpu.in -o requirements/vllm-gpu.txt
@@ -183,6 +190,11 @@ gpu: ## watch the GPU (nvitop)
 .venv-transformers4/ready: requirements/transformers4.txt | $(UV)
 	$(UV) venv --quiet --allow-existing --python 3.11 .venv-transformers4
 	$(UV) pip sync --quiet --compile-bytecode --python .venv-transformers4/bin/python $<
+	@touch $@
+
+.venv-clients/ready: requirements/clients.txt | $(UV)
+	$(UV) venv --quiet --allow-existing --python 3.11 .venv-clients
+	$(UV) pip sync --quiet --compile-bytecode --python .venv-clients/bin/python $<
 	@touch $@
 
 .venv-export/ready: requirements/export.txt | $(UV)
