@@ -25,7 +25,7 @@ import { useShortcuts } from './shortcuts'
 import { follow, onStream, reconnect } from './stream'
 import { Talk, type TalkActions } from './Talk'
 import { running, useHistory, useTalks } from './talks'
-import { type Chosen, keyOf, trail } from './tree'
+import { type Chosen, keyOf, modelOf, nextParent, trail } from './tree'
 import { useMedia } from './media'
 import { Welcome } from './Welcome'
 import { SHORTCUTS } from './words'
@@ -36,7 +36,15 @@ const SEARCH_DELAY_MS = 250
 const OTHERS_ANSWER_MS = 3_000
 const LOADING_MS = 5_000
 const READY_MS = 60_000
+const PERSON = 'person'
 const NOTHING_CHOSEN: Chosen = {}
+
+/** Leave nothing of one person to the next. */
+function startAfresh(): void {
+  sessionStorage.clear()
+  goTo(null)
+  location.reload()
+}
 
 export function App({ dark, toggleDark }: { dark: boolean; toggleDark: () => void }) {
   const { message, modal } = Antd.useApp()
@@ -45,7 +53,7 @@ export function App({ dark, toggleDark }: { dark: boolean; toggleDark: () => voi
   const [needsLogin, setNeedsLogin] = useState(false)
   const [failure, setFailure] = useState('')
   const [picked, setPicked] = useState<string[]>([])
-  const [sending, setSending] = useState<string | null>(null)
+  const [sending, setSending] = useState<string[]>([])
   const [troubles, setTroubles] = useState<Record<string, Trouble | null>>({})
   const [showsKeys, setShowsKeys] = useState(false)
   const narrow = useMedia(NARROW)
@@ -54,10 +62,11 @@ export function App({ dark, toggleDark }: { dark: boolean; toggleDark: () => voi
   const searchInput = useRef<InputRef>(null)
   const { talks, chosen, load, put, choose, forget } = useTalks()
   const { conversations, more, search, setSearch, refresh, extend } = useHistory()
-  const { drafts, write, clear } = useDrafts()
+  const { drafts, write, restore, move, clear } = useDrafts()
 
   const talk = opened ? talks[opened] : undefined
   const choice = (opened && chosen[opened]) || NOTHING_CHOSEN
+  const shown = talk ? trail(talk.messages, choice) : []
   const answering = useMemo(() => (talk ? running(talk.messages) : []), [talk])
   const draftKey = opened ?? ''
 
@@ -70,7 +79,11 @@ export function App({ dark, toggleDark }: { dark: boolean; toggleDark: () => voi
 
   const enter = useCallback(async () => {
     try {
-      setSession(await request<Session>('GET', '/session'))
+      const found = await request<Session>('GET', '/session')
+      const last = sessionStorage.getItem(PERSON)
+      if (last && last !== found.person.id) return startAfresh()
+      sessionStorage.setItem(PERSON, found.person.id)
+      setSession(found)
       setNeedsLogin(false)
     } catch (error) {
       setFailure(reasonOf(error))
@@ -102,16 +115,6 @@ export function App({ dark, toggleDark }: { dark: boolean; toggleDark: () => voi
   }, [enter])
 
   const personId = session?.person.id
-  const lastPerson = useRef(personId)
-  useEffect(() => {
-    if (lastPerson.current && lastPerson.current !== personId) {
-      forget()
-      clear()
-      goTo(null)
-    }
-    lastPerson.current = personId
-  }, [personId, forget, clear])
-
   useEffect(() => {
     if (!personId) return
     const timer = setTimeout(() => refresh().catch(fail), search ? SEARCH_DELAY_MS : 0)
@@ -136,6 +139,7 @@ export function App({ dark, toggleDark }: { dark: boolean; toggleDark: () => voi
     const wake = () => {
       if (document.visibilityState !== 'visible' || !session) return
       reconnect()
+      enter() // another tab may have let somebody else in
       catchUp()
     }
     const events = ['focus', 'online', 'visibilitychange']
@@ -143,7 +147,7 @@ export function App({ dark, toggleDark }: { dark: boolean; toggleDark: () => voi
     return () => {
       for (const event of events) window.removeEventListener(event, wake)
     }
-  }, [session, catchUp])
+  }, [session, enter, catchUp])
 
   const othersAnswer = conversations.some(({ id, answering }) => answering.length > 0 && id !== opened)
   useEffect(() => {
@@ -164,7 +168,7 @@ export function App({ dark, toggleDark }: { dark: boolean; toggleDark: () => voi
     return () => clearInterval(timer)
   }, [personId, ready])
 
-  const title = talk?.title
+  const title = needsLogin ? undefined : talk?.title
   useEffect(() => {
     document.title = title ? `${title} · 杏林` : '杏林 · 医疗问答'
   }, [title])
@@ -175,8 +179,8 @@ export function App({ dark, toggleDark }: { dark: boolean; toggleDark: () => voi
 
   /** Send a question into the open conversation; whatever is opened meanwhile stays open. */
   async function ask(text: string, parent: string | null): Promise<boolean> {
-    if (sending === draftKey) return false
-    setSending(draftKey)
+    if (sending.includes(draftKey)) return false
+    setSending((old) => [...old, draftKey])
     setTroubles((old) => ({ ...old, [draftKey]: null }))
     try {
       const models = served.length > 1 ? asked : undefined
@@ -184,7 +188,10 @@ export function App({ dark, toggleDark }: { dark: boolean; toggleDark: () => voi
       const { conversation, question, answers } = reply
       put(conversation, [question, ...answers])
       choose(conversation.id, { [keyOf(parent)]: question.id, [question.id]: answers[0]!.id })
-      if (openedBy(location.hash).conversation === opened) goTo(conversation.id)
+      if (openedBy(location.hash).conversation === opened) {
+        move(draftKey, conversation.id)
+        goTo(conversation.id)
+      }
       refresh().catch(fail)
       return true
     } catch (error) {
@@ -194,21 +201,24 @@ export function App({ dark, toggleDark }: { dark: boolean; toggleDark: () => voi
       if (error instanceof ApiError && error.status === 409) catchUp()
       return false
     } finally {
-      setSending(null)
+      setSending((old) => old.filter((key) => key !== draftKey))
     }
   }
 
   async function send(text: string) {
-    const last = talk && trail(talk.messages, choice).at(-1)
-    if (await ask(text, last?.id ?? null)) write(draftKey, '')
+    if (sending.includes(draftKey)) return
+    write(draftKey, '')
+    if (!(await ask(text, nextParent(shown)))) restore(draftKey, text)
   }
 
-  async function answerAgain(question: string, model?: string) {
+  /** Answer a question once more, by the model of that name while it is served. */
+  async function answerAgain(question: string, model?: string): Promise<void> {
     try {
       const { answers } = await request<{ answers: Message[] }>('POST', `/questions/${question}/answers`, { model })
       put({ id: opened! }, answers)
       choose(opened!, { [question]: answers[0]!.id })
     } catch (error) {
+      if (model && error instanceof ApiError && error.code === 'model_not_found') return answerAgain(question)
       fail(error)
     }
   }
@@ -226,7 +236,7 @@ export function App({ dark, toggleDark }: { dark: boolean; toggleDark: () => voi
   const talkActions: TalkActions = {
     edit: (question, text) => ask(text, question.parent),
     answer: (question) => answerAgain(question.id),
-    again: (answer) => answerAgain(answer.parent!, answer.model.split('@')[0]),
+    again: (answer) => answerAgain(answer.parent!, served.find((id) => id === modelOf(answer))),
     choose: (next) => choose(opened!, next),
     rate: async (answer, feedback) => {
       try {
@@ -290,9 +300,7 @@ export function App({ dark, toggleDark }: { dark: boolean; toggleDark: () => voi
     } catch (error) {
       return fail(error)
     }
-    sessionStorage.clear()
-    goTo(null)
-    location.reload()
+    startAfresh()
   }
 
   useShortcuts({
@@ -343,7 +351,7 @@ export function App({ dark, toggleDark }: { dark: boolean; toggleDark: () => voi
   const history = (
     <History
       {...{ conversations, opened, search, searchInput, more }}
-      leaf={talk && trail(talk.messages, choice).at(-1)?.id}
+      leaf={shown.at(-1)?.id}
       onSearch={setSearch}
       onMore={() => extend().catch(fail)}
       onOpen={() => setDrawer(false)}
@@ -408,7 +416,7 @@ export function App({ dark, toggleDark }: { dark: boolean; toggleDark: () => voi
             {talk ? (
               <Talk key={talk.id} talk={talk} chosen={choice} limit={limits.message_characters} actions={talkActions} />
             ) : (
-              <Welcome examples={opened ? [] : page.examples} loading={!!opened} onExample={send} />
+              <Welcome examples={opened ? [] : page.examples} loading={!!opened} onExample={(text) => ask(text, null)} />
             )}
             <div className="foot">
               <Ask
@@ -418,7 +426,7 @@ export function App({ dark, toggleDark }: { dark: boolean; toggleDark: () => voi
                 onSend={send}
                 onStop={stop}
                 answering={answering.length > 0}
-                sending={sending === draftKey || (!!opened && !talk)}
+                sending={sending.includes(draftKey) || (!!opened && !talk)}
                 placeholder={page.placeholder}
                 limit={limits.message_characters}
                 trouble={troubles[draftKey] ?? null}

@@ -1,13 +1,18 @@
 import { CheckOutlined, CopyOutlined } from '@ant-design/icons'
-import { Button } from 'antd'
+import { App, Button } from 'antd'
 import { useState } from 'react'
 
 const SHOWN_MS = 1500
 
 export function CopyButton({ text }: { text: string }) {
+  const { message } = App.useApp()
   const [done, setDone] = useState(false)
   async function click() {
-    await copy(text)
+    try {
+      await copy(text)
+    } catch {
+      return message.error('浏览器不允许复制，请选中文字后手动复制。')
+    }
     setDone(true)
     setTimeout(() => setDone(false), SHOWN_MS)
   }
@@ -30,6 +35,7 @@ async function copy(text: string): Promise<void> {
   area.value = text
   document.body.append(area)
   area.select()
-  document.execCommand('copy')
+  const copied = document.execCommand('copy')
   area.remove()
+  if (!copied) throw new Error('The browser refuses to copy.')
 }

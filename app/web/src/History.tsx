@@ -1,6 +1,6 @@
 /** The history: search, groups by date, and what can be done to a conversation. */
 
-import { DeleteOutlined, EditOutlined, ExportOutlined, MoreOutlined, PlusOutlined, PushpinFilled, PushpinOutlined } from '@ant-design/icons'
+import { DeleteOutlined, EditOutlined, ExportOutlined, MoreOutlined, PlusOutlined, PrinterOutlined, PushpinFilled, PushpinOutlined } from '@ant-design/icons'
 import { App, Button, Dropdown, Input, type InputRef } from 'antd'
 import { type ReactNode, type Ref, useState } from 'react'
 import type { Conversation } from './api'
@@ -106,6 +106,7 @@ function Item({ conversation, now, current, leaf, actions, onOpen }: ItemProps) 
         </a>
       ),
     },
+    ...(current ? [{ key: 'print', icon: <PrinterOutlined />, label: '打印', onClick: () => window.print() }] : []),
     {
       key: 'delete',
       icon: <DeleteOutlined aria-hidden />,

@@ -6,7 +6,7 @@ import remarkCjkFriendly from 'remark-cjk-friendly'
 import remarkGfm from 'remark-gfm'
 import { hasFormula } from './words'
 
-const Formulas = lazy(() => import('./Formulas'))
+const Formulas = lazy(() => import('./Formulas').catch(() => ({ default: Plain }))) // offline, or after an upgrade
 const SAFE = /^(https?:|mailto:|tel:)/i
 
 const heading = (level: number) =>
@@ -44,8 +44,12 @@ export const OPTIONS: Options = {
   urlTransform: (url) => (SAFE.test(url) ? url : ''),
 }
 
+function Plain({ text }: { text: string }) {
+  return <ReactMarkdown {...OPTIONS}>{text}</ReactMarkdown>
+}
+
 export function Markdown({ text }: { text: string }) {
-  const plain = <ReactMarkdown {...OPTIONS}>{text}</ReactMarkdown>
+  const plain = <Plain text={text} />
   return (
     <div className="markdown">
       {hasFormula(text) ? (

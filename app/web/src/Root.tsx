@@ -3,6 +3,7 @@
 import { App as Antd, ConfigProvider } from 'antd'
 import zhCN from 'antd/locale/zh_CN'
 import { App } from './App'
+import { Boundary } from './Boundary'
 import { themeOf, useDark } from './theme'
 
 const nonce = document.querySelector<HTMLMetaElement>('meta[property="csp-nonce"]')?.nonce
@@ -12,7 +13,9 @@ export function Root() {
   return (
     <ConfigProvider locale={zhCN} theme={themeOf(dark)} csp={{ nonce }} button={{ autoInsertSpace: false }} wave={{ disabled: true }}>
       <Antd message={{ maxCount: 2 }}>
-        <App dark={dark} toggleDark={toggle} />
+        <Boundary>
+          <App dark={dark} toggleDark={toggle} />
+        </Boundary>
       </Antd>
     </ConfigProvider>
   )

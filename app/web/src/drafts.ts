@@ -9,6 +9,14 @@ export function useDrafts() {
   useEffect(() => sessionStorage.setItem(KEY, JSON.stringify(drafts)), [drafts])
 
   const write = useCallback((key: string, text: string) => setDrafts((known) => ({ ...known, [key]: text })), [])
+  const restore = useCallback(
+    (key: string, text: string) => setDrafts((known) => (known[key] ? known : { ...known, [key]: text })),
+    [],
+  )
+  const move = useCallback(
+    (from: string, to: string) => setDrafts(({ [from]: text = '', ...others }) => ({ ...others, [to]: text })),
+    [],
+  )
   const clear = useCallback(() => setDrafts({}), [])
-  return { drafts, write, clear }
+  return { drafts, write, restore, move, clear }
 }

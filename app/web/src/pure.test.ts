@@ -3,7 +3,7 @@ import type { Message } from './api'
 import { openedBy } from './route'
 import { joined } from './stream'
 import { merged } from './talks'
-import { branches, columns, notices, trail } from './tree'
+import { branches, columns, nextParent, notices, trail } from './tree'
 import { formulas, groupOf, hasFormula, shortTime, splitNumbers } from './words'
 
 let clock = 0
@@ -53,6 +53,13 @@ describe('branches', () => {
     const answers = [message('a', 'q'), message('b', 'q', { model: 'other@ffffffff' }), message('c', 'q', { model: 'xinglin@22222222' })]
     expect(columns(answers).map(ids)).toEqual([['a', 'c'], ['b']])
     expect(ids(branches(answers).get('q')!)).toEqual(['a', 'b', 'c'])
+  })
+
+  test('the next question follows an answer, or stands beside a question that got none', () => {
+    expect(nextParent([])).toBeNull()
+    expect(nextParent(tree.slice(0, 2))).toBe('a1')
+    expect(nextParent(tree.slice(0, 3))).toBe('a1')
+    expect(nextParent(tree.slice(0, 1))).toBeNull()
   })
 
   test('notices are said once, the latest question first', () => {

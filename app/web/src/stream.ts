@@ -84,9 +84,10 @@ function open(id: string): void {
     }
   })
   source.addEventListener('end', (event) => {
+    const { conversation, message } = JSON.parse(event.data)
+    if (message.state === 'running') return retry(id, live) // the server is at fault
     close(live)
     lives.delete(id)
-    const { conversation, message } = JSON.parse(event.data)
     ended(conversation, message)
   })
   source.addEventListener('error', () => {

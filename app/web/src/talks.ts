@@ -18,15 +18,23 @@ export function useTalks() {
   const [talks, setTalks] = useState<Record<string, Talk>>({})
   const [chosen, setChosen] = useState<Record<string, Chosen>>({})
 
-  const load = useCallback(async (id: string) => {
+  const changes = useRef<Record<string, number>>({})
+  const changed = (id: string) => (changes.current[id] = (changes.current[id] ?? 0) + 1)
+
+  /** Fetch a conversation, again if it changed here meanwhile: what was fetched may be older. */
+  const load = useCallback(async (id: string): Promise<void> => {
+    const before = changes.current[id]
     const talk = await request<Talk>('GET', `/conversations/${id}`)
+    if (changes.current[id] !== before) return load(id)
+    changed(id)
     setTalks((known) => ({ ...known, [id]: talk }))
   }, [])
 
   const put = useCallback((head: Partial<Conversation> & { id: string }, messages: Message[]) => {
+    changed(head.id)
     setTalks((known) => {
       const old = known[head.id]
-      if (!old && !head.title) return known // closed or deleted meanwhile
+      if (!old && (!head.title || messages.length === 0)) return known // not open, or deleted meanwhile
       const talk = { ...old, ...head, messages: merged(old?.messages ?? [], messages) } as Talk
       return { ...known, [head.id]: talk }
     })
@@ -43,14 +51,20 @@ export function useTalks() {
   return { talks, chosen, load, put, choose, forget }
 }
 
+const PAGE = 50
+const LARGEST_PAGE = 200
+
 export function useHistory() {
   const [conversations, setConversations] = useState<Conversation[]>([])
   const [more, setMore] = useState(false)
   const [search, setSearch] = useState('')
   const asked = useRef(0)
+  const paged = search ? conversations : conversations.filter(({ pinned }) => !pinned) // the list has all pinned ones
+  const count = useRef(0)
+  count.current = paged.length
 
   const fetchPage = useCallback(async (text: string, before?: number) => {
-    const query = new URLSearchParams({ limit: '50' })
+    const query = new URLSearchParams({ limit: String(before ? PAGE : Math.min(LARGEST_PAGE, Math.max(PAGE, count.current))) })
     if (text) query.set('search', text)
     if (before) query.set('before', String(before))
     const mine = ++asked.current
@@ -64,10 +78,7 @@ export function useHistory() {
   }, [])
 
   const refresh = useCallback(() => fetchPage(search), [fetchPage, search])
-  const extend = useCallback(() => {
-    const last = conversations.filter(({ pinned }) => !pinned).at(-1)
-    return fetchPage(search, last?.updated_at)
-  }, [fetchPage, search, conversations])
+  const extend = () => fetchPage(search, paged.at(-1)?.updated_at)
 
   return { conversations, more, search, setSearch, refresh, extend }
 }

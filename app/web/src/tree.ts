@@ -30,6 +30,12 @@ export function trail(messages: Message[], chosen: Chosen): Message[] {
   return shown
 }
 
+/** Return what the next question follows: an answer; beside a question that got none, it is a branch. */
+export function nextParent(shown: Message[]): string | null {
+  const last = shown.at(-1)
+  return (last?.role === 'user' ? last.parent : last?.id) ?? null
+}
+
 function latestBelow(messages: Message[]): Map<string, number> {
   const latest = new Map(messages.map((message) => [message.id, message.created_at]))
   for (const { id, parent } of [...messages].reverse()) {
