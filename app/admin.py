@@ -13,6 +13,7 @@ from app.errors import responses
 from app.feedback import approved, lines
 from app.keys import add
 from app.login import Admin
+from app.middleware import log
 
 router = APIRouter(
     prefix="/api/admin", tags=["Administration"], responses=responses(400, 401, 403, 404, 413, 415, 422, 500, 503)
@@ -60,7 +61,7 @@ class Keys(BaseModel):
 
 
 class NewKey(Body):
-    name: Annotated[str, Field(min_length=1, max_length=80)]
+    name: Annotated[str, Field(pattern=r"^[^\x00-\x1f]{1,80}$")]
     days: Annotated[int, Field(ge=1, le=36_500)] | None = None
     person: Annotated[str, Field(pattern="^([0-9a-f]{32}|local)$")] | None = None
 
@@ -160,6 +161,7 @@ async def keys(request: Request, person: Admin) -> Keys:
 async def new_key(body: NewKey, request: Request, person: Admin) -> MadeKey:
     """Make a key: for a new person, or a further one for `person`."""
     key = await run_in_threadpool(add, request.app.state.store, body.name, body.days, body.person)
+    log.info("key made", extra={"fields": {"by": person.id, "key": key.split("-")[1], "person": body.person or "new"}})
     return MadeKey(id=key.split("-")[1], key=key)
 
 
@@ -173,9 +175,10 @@ async def revoke(identity: Id, request: Request, person: Admin) -> Response:
 @router.get("/counts")
 async def counts(request: Request, person: Admin) -> Counts:
     """Count what is kept, and the last 30 days."""
-    today = datetime.now(UTC).date()
+    here = datetime.now().astimezone()
+    today, offset = here.date(), int((here.utcoffset() or timedelta()).total_seconds() * 1000)
     days = {str(today - timedelta(n)): Day(day=str(today - timedelta(n))) for n in range(DAYS)}
-    for number, role, state, liked, count in await stored(request, "daily", DAYS):
+    for number, role, state, liked, count in await stored(request, "daily", DAYS, offset):
         day = days.get(str(datetime.fromtimestamp(number * DAY_SECONDS, UTC).date()))
         for name in counted(role, state, liked) if day else ():
             setattr(day, name, getattr(day, name) + count)

@@ -1,9 +1,9 @@
 """Answers to the page's questions: made and kept here whoever reads along, so that a page may leave and come back."""
 
 import asyncio
-import contextlib
+import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -11,15 +11,17 @@ from starlette.concurrency import run_in_threadpool
 
 from app import prometheus
 from app.access import Caller
-from app.chat import instructed, marked, pieces
+from app.chat import instructed, marked
 from app.context import fit
 from app.errors import APIError
+from app.faults import broken_off
 from app.middleware import log
 from app.red_flags import Found
+from app.replies import pieces
 from app.store import Message, Person, Store
 
 KEEP_SECONDS = 5  # how much of a running answer a kill may cost
-SAVE_TRIES = 3
+AGAIN_SECONDS = 5  # until the database is offered again what it did not take
 BUSY = "数据库暂时不可用，回答没有保存，请先复制。"
 STATES = {"stop": "done", "length": "cut"}
 
@@ -32,13 +34,14 @@ class Running:
         self.text, self.over = "", False
         self.ending = ""  # the state that it is to end in, once somebody ends it
         self.changed = asyncio.Event()
-        self.task: asyncio.Task[None] | None = None
+        self.task: asyncio.Task[None] | None = None  # makes and keeps it
+        self.work: asyncio.Task[str] | None = None  # the part of that which may be ended
 
     def end(self, state: str) -> None:
-        """End it where it is; once only, since a second blow would hit what keeps it."""
-        if not self.ending and self.task:
-            self.ending = state
-            self.task.cancel()
+        """End it where it is; what has come is kept all the same."""
+        self.ending = self.ending or state
+        if self.work:
+            self.work.cancel()
 
     def tell(self) -> None:
         """Wake whoever waits."""
@@ -83,6 +86,8 @@ class Answers:
     def __init__(self, state: Any) -> None:
         self.state = state
         self.running: dict[str, Running] = {}
+        self.unkept: dict[str, Message] = {}  # answers that are over and that the database did not take
+        self.keeping: set[asyncio.Task[None]] = set()
 
     @property
     def store(self) -> Store:
@@ -103,44 +108,41 @@ class Answers:
             yield found
             taken.pop_all()
 
-    async def begin(
+    def begin(
         self,
         person: Person,
-        question: Message,
         said: Sequence[Message],
         found: Sequence[Found],
-        models: Sequence[str],
+        begun: Sequence[Message],
         places: Sequence[AsyncExitStack],
-    ) -> list[Message]:
-        """Begin an answer by each model; each frees its place when it is over.
+    ) -> None:
+        """Begin to make answers whose rows are kept already; each frees its place at the gate when it is over.
 
         `said` is the branch down to the question, `found` the emergencies that the question brings.
         """
         asked = instructed(turns(said), list(found), self.state.settings)
-        begun = []
-        for model, place in zip(models, places, strict=True):
-            message = await run_in_threadpool(self.store.begin_answer, person.id, question, self.named(model))
+        for message, place in zip(begun, places, strict=True):
             running = self.running[message.id] = Running(person.id, message)
-            running.task = asyncio.create_task(self.make(running, asked, list(found), model, place))
-            begun.append(message)
-        return begun
+            running.task = asyncio.create_task(self.make(running, asked, list(found), place))
 
     def named(self, model: str) -> str:
         version = self.state.versions[model]
         return f"{model}@{version}" if version else model
 
-    async def make(
-        self, running: Running, asked: list[dict[str, str]], found: list[Found], model: str, place: AsyncExitStack
-    ) -> None:
+    async def make(self, running: Running, asked: list[dict[str, str]], found: list[Found], place: AsyncExitStack) -> None:
         """Make one answer to its end, whatever that is, and keep it."""
         kept: dict[str, Any] = {"state": "done", "error": "", "dropped": 0}
+        running.work = asyncio.create_task(self.stream(running, asked, found, kept))
+        if running.ending:
+            running.work.cancel()
         keeper = asyncio.create_task(self.keep_now_and_then(running))
         async with place:
             try:
-                kept["state"] = await self.stream(running, asked, found, model, kept)
+                kept["state"] = await running.work
             except asyncio.CancelledError:
-                kept["state"] = running.ending
+                kept["state"] = running.ending or "lost"
             except APIError as error:
+                prometheus.BROKEN_STREAMS.inc()
                 kept |= {"state": "failed", "error": error.message}
             except Exception:
                 log.exception("answer failed")
@@ -149,23 +151,26 @@ class Answers:
         await asyncio.gather(keeper, return_exceptions=True)
         await self.finish(running, kept)
 
-    async def stream(
-        self, running: Running, asked: list[dict[str, str]], found: list[Found], model: str, kept: dict[str, Any]
-    ) -> str:
+    async def stream(self, running: Running, asked: list[dict[str, str]], found: list[Found], kept: dict[str, Any]) -> str:
         """Add to the answer's text as it comes; return the state that it ended in."""
-        upstream = self.state.upstreams[model]
+        upstream = self.state.upstreams[running.message.model.partition("@")[0]]
         fitted = await fit(upstream, asked, self.state.settings.max_tokens)
         kept["dropped"] = fitted.dropped
         sent = {"model": upstream.model, "messages": fitted.messages, "stream": True, "max_tokens": fitted.max_tokens}
         finish = "stop"
         async with upstream.chat(sent, running.message.id) as reply:
+            start = time.perf_counter()
             async for piece, reason in pieces(reply):
                 finish = reason or finish
+                if piece and not running.text:
+                    prometheus.FIRST_TOKEN.observe(time.perf_counter() - start)
                 running.text += piece
                 if piece:
                     running.tell()
+        if finish not in STATES:
+            raise broken_off()
         running.text += marked(running.text, found)
-        return STATES.get(finish, "done")
+        return STATES[finish]
 
     async def keep_now_and_then(self, running: Running) -> None:
         kept = ""
@@ -173,31 +178,48 @@ class Answers:
             await asyncio.sleep(KEEP_SECONDS)
             if running.text != kept:
                 kept = running.text
-                with contextlib.suppress(sa.exc.SQLAlchemyError):
-                    await run_in_threadpool(self.store.keep_answer, running.message.id, content=kept)
+                with suppress(sa.exc.SQLAlchemyError):
+                    await run_in_threadpool(self.store.keep_part, running.message.id, kept)
 
     async def finish(self, running: Running, kept: dict[str, Any]) -> None:
-        """Keep an answer that is over, then tell its readers."""
-        identity = running.message.id
-        for tried in range(SAVE_TRIES):
-            try:
-                await run_in_threadpool(self.store.keep_answer, identity, content=running.text, **kept)
-                break
-            except sa.exc.SQLAlchemyError:
-                log.error("answer not kept", extra={"fields": {"answer": identity, "try": tried + 1}})
-        else:
-            kept |= {"state": "failed", "error": BUSY}
-        running.message = running.message._replace(content=running.text, **kept)
-        prometheus.ANSWERS.labels(kept["state"]).inc()
-        running.over = True
+        """Keep an answer that is over, then tell its readers; what the database does not take, it is offered again later."""
+        done = running.message._replace(content=running.text, **kept)
+        prometheus.ANSWERS.labels(done.state).inc()
+        if not await self.keep(done):
+            again = asyncio.create_task(self.keep_later(done))
+            self.keeping.add(again)
+            again.add_done_callback(self.keeping.discard)
+            done = self.unkept[done.id] = done._replace(state="failed", error=BUSY)
+        running.message, running.over = done, True
         running.tell()
-        self.running.pop(identity, None)
+        self.running.pop(done.id, None)
+
+    async def keep(self, done: Message) -> bool:
+        values = {name: getattr(done, name) for name in ("content", "state", "error", "dropped")}
+        try:
+            await run_in_threadpool(self.store.keep_answer, done.id, **values)
+        except sa.exc.SQLAlchemyError:
+            log.error("answer not kept", extra={"fields": {"answer": done.id}})
+            return False
+        return True
+
+    async def keep_later(self, done: Message) -> None:
+        while True:
+            await asyncio.sleep(AGAIN_SECONDS)
+            if await self.keep(done):
+                del self.unkept[done.id]
+                return
+
+    def current(self, message: Message) -> Message:
+        """Return a message as it is, where the database does not know yet."""
+        kept = self.unkept.get(message.id)
+        return message if kept is None else message._replace(content=kept.content, state=kept.state, error=kept.error)
 
     async def stop(self, person: Person, identity: str) -> Message:
         """End an answer where it is, and return it."""
         running = self.running.get(identity)
         if running is None or running.person != person.id:
-            return await run_in_threadpool(self.store.message, person.id, identity)
+            return self.current(await run_in_threadpool(self.store.message, person.id, identity))
         running.end("stopped")
         while not running.over:
             await running.changed.wait()
@@ -221,7 +243,8 @@ class Answers:
         """
         running = self.running.get(identity)
         if running is None or running.person != person.id:
-            running = Running(person.id, await run_in_threadpool(self.store.message, person.id, identity))
+            message = await run_in_threadpool(self.store.message, person.id, identity)
+            running = Running(person.id, self.current(message))
             running.text, running.over = running.message.content, True
         about = {"conversation": running.message.conversation, "answer": identity}
         while True:
@@ -243,3 +266,5 @@ class Answers:
         for running in ending:
             running.end("lost")
         await asyncio.gather(*(running.task for running in ending if running.task), return_exceptions=True)
+        for task in self.keeping:
+            task.cancel()

@@ -14,7 +14,7 @@ from app import exports, store
 from app.answers import Answers, turns
 from app.chat import urgent
 from app.errors import APIError, responses
-from app.login import Who, token_of
+from app.login import COOKIE, Who, token_of
 from app.red_flags import Found, notice
 from app.words import PAGE
 from xinglin.dialogues.cleaning import tidy
@@ -25,7 +25,6 @@ PING_SECONDS = 15
 SEARCH_CHARACTERS = 100
 TITLE_CHARACTERS = 100
 Id = Annotated[str, Path(pattern="^[0-9a-f]{32}$")]
-Time = Annotated[int, Field(ge=0, lt=2**62)]
 
 
 class Body(BaseModel):
@@ -153,7 +152,7 @@ def shown(request: Request, person: store.Person, found: store.Conversation, mat
     return Conversation(**found._asdict(), answering=answers_of(request).answering(person.id, found.id), match=match)
 
 
-def checked(request: Request, text: str) -> str:
+def checked(request: Request, text: str, what: str = "问题") -> str:
     """Return a text as it is kept; raises APIError for what a message may not be."""
     limit = request.app.state.settings.max_message_characters
     try:
@@ -161,9 +160,9 @@ def checked(request: Request, text: str) -> str:
     except Unusable:
         raise APIError(400, "内容含有损坏的字符。", "invalid_text", "text") from None
     if not text:
-        raise APIError(400, "请先写下问题。", "empty_message", "text")
+        raise APIError(400, f"{what}不能为空。", "empty_message", "text")
     if len(text) > limit:
-        raise APIError(400, f"问题太长，最多 {limit} 个字。", "message_too_long", "text")
+        raise APIError(400, f"{what}太长，最多 {limit} 个字。", "message_too_long", "text")
     return text
 
 
@@ -183,7 +182,7 @@ async def session(request: Request, person: Who) -> Session:
     """Say who asks, which models answer, and what the page is to show."""
     state = request.app.state
     return Session(
-        person=Person(**person._asdict(), local=person.id == store.LOCAL),
+        person=Person(**person._asdict(), local=person.id == store.LOCAL and not token_of(request)),
         models=models(request),
         ready=await state.upstream.ready(),
         limits={"message_characters": state.settings.max_message_characters},
@@ -214,7 +213,7 @@ async def logout_everywhere(request: Request, person: Who) -> Response:
 
 def gone() -> Response:
     answer = Response(status_code=204)
-    answer.delete_cookie("xinglin")
+    answer.delete_cookie(COOKIE)
     return answer
 
 
@@ -261,7 +260,7 @@ async def delete_all(request: Request, person: Who) -> Response:
 async def conversation(identity: Id, request: Request, person: Who) -> Talk:
     """Give a conversation with every message of its tree, the oldest first."""
     found = await stored(request, "conversation", person.id, identity)
-    nodes = await stored(request, "messages", person.id, identity)
+    nodes = [answers_of(request).current(node) for node in await stored(request, "messages", person.id, identity)]
     return Talk(**shown(request, person, found).model_dump(), messages=[Message.of(node) for node in nodes])
 
 
@@ -270,7 +269,7 @@ async def change(identity: Id, body: Change, request: Request, person: Who) -> C
     """Rename or pin a conversation."""
     values = body.model_dump(exclude_none=True)
     if body.title is not None:
-        values["title"] = checked(request, body.title)
+        values["title"] = checked(request, body.title, "名称")
     return shown(request, person, await stored(request, "change_conversation", person.id, identity, **values))
 
 
@@ -291,17 +290,18 @@ async def ask(body: Question, request: Request, person: Who) -> Asked:
     text, wanted = checked(request, body.text), chosen(request, body.models)
     before: list[store.Message] = []
     if body.parent:
-        before = await stored(request, "path", person.id, body.parent)
+        before = [answers_of(request).current(one) for one in await stored(request, "path", person.id, body.parent)]
         if before[-1].state == "running":
             raise APIError(409, "请等这个回答说完，或先停止。", "still_answering", "parent")
     elif body.conversation:
         await stored(request, "conversation", person.id, body.conversation)
     conversation = body.conversation or (before[-1].conversation if before else None)
-    found = await emergencies(request, [*turns(before), {"role": "user", "content": text}])
     answers = answers_of(request)
     async with answers.places(person, len(wanted)) as places:
-        question = await stored(request, "ask", person.id, conversation, body.parent, text, notice(found))
-        begun = await answers.begin(person, question, [*before, question], found, wanted, places)
+        found = await emergencies(request, [*turns(before), {"role": "user", "content": text}])
+        names = [answers.named(model) for model in wanted]
+        question, *begun = await stored(request, "ask", person.id, conversation, body.parent, text, notice(found), names)
+        answers.begin(person, [*before, question], found, begun, places)
     kept = await stored(request, "conversation", person.id, question.conversation)
     return Asked(
         conversation=shown(request, person, kept), question=Message.of(question), answers=[Message.of(one) for one in begun]
@@ -318,10 +318,11 @@ async def ask_again(identity: Id, body: AskAgain, request: Request, person: Who)
     said = await stored(request, "path", person.id, identity)
     if said[-1].role != "user":
         raise store.Missing(identity)
-    found = await emergencies(request, turns(said))
-    wanted, answers = chosen(request, [body.model] if body.model else None), answers_of(request)
+    [model], answers = chosen(request, [body.model] if body.model else None), answers_of(request)
     async with answers.places(person, 1) as places:
-        begun = await answers.begin(person, said[-1], said, found, wanted, places)
+        found = await emergencies(request, turns(said))
+        begun = [await stored(request, "begin_answer", person.id, said[-1], answers.named(model))]
+        answers.begin(person, said, found, begun, places)
     return Again(answers=[Message.of(one) for one in begun])
 
 
@@ -364,7 +365,7 @@ async def rate(identity: Id, body: Rating, request: Request, person: Who) -> Mes
     """Keep what one thinks of an answer: thumbs up or down, or what it should have been."""
     given = body.model_dump(exclude_unset=True)
     if given.get("correction") is not None:
-        given["correction"] = checked(request, given["correction"])
+        given["correction"] = checked(request, given["correction"], "改正")
     return Message.of(await stored(request, "rate", person.id, identity, **given))
 
 
@@ -379,7 +380,8 @@ async def export(
     found = await stored(request, "conversation", person.id, identity)
     nodes = await stored(request, "messages", person.id, identity)
     path = store.branch(nodes, leaf or (nodes[-1].id if nodes else ""))
-    return exports.file(found.title, "md", exports.markdown(found, path, request.app.state.settings.provider))
+    provider = request.app.state.settings.provider
+    return exports.file(found.title, "md", await run_in_threadpool(exports.markdown, found, path, provider))
 
 
 @router.get("/export", response_class=Response)
@@ -389,4 +391,5 @@ async def export_all(request: Request, person: Who) -> Response:
         (one, await stored(request, "messages", person.id, one.id))
         for one in await stored(request, "conversations", person.id, None)
     ]
-    return exports.file("我的对话", "json", exports.whole(person, found, request.app.state.settings.provider))
+    provider = request.app.state.settings.provider
+    return exports.file("我的对话", "json", await run_in_threadpool(exports.whole, person, found, provider))

@@ -19,7 +19,6 @@ from app.context import fit
 from app.errors import APIError, responses
 from app.red_flags import Found, due, instruction, notice, plays_down
 from app.replies import Chunk, Completion, chunks, completion
-from app.replies import pieces as pieces
 from app.requests import GENERATED, ChatRequest, no_model, payload
 from app.settings import App
 
@@ -56,11 +55,11 @@ async def chat_completions(body: ChatRequest, request: Request, caller: Who) -> 
     """Answer a conversation. Where it shows an emergency, the answer begins with what to do at once."""
     state = request.app.state
     sent = payload(body, state.settings, state.model)
-    found = await run_in_threadpool(urgent, sent["messages"], state.settings)
-    sent["messages"] = instructed(sent["messages"], found, state.settings)
-    addition = Addition(found, state.settings)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(state.gate.turn(caller))
+        found = await run_in_threadpool(urgent, sent["messages"], state.settings)
+        sent["messages"] = instructed(sent["messages"], found, state.settings)
+        addition = Addition(found, state.settings)
         reply = await unless_gone(request, lambda: answer(state, sent, addition, request.state.id, stack))
         if isinstance(reply, Relay):
             reply.stack = stack.pop_all()  # it holds the place until the stream has ended

@@ -96,10 +96,6 @@ def install(app: FastAPI) -> None:
         log.error("database failed", extra={"fields": {"request_id": request.state.id, "reason": fault(error)}})
         return APIError(503, "数据库暂时不可用，请稍后再试。", "database_unavailable", retry_after=5).response()
 
-    @app.exception_handler(Exception)
-    async def unforeseen(request: Request, error: Exception) -> JSONResponse:
-        return APIError(500, "服务内部出错，已记录。", "internal_error").response()
-
 
 def fault(error: sa.exc.SQLAlchemyError) -> str:
     """Return what is wrong with the database, without anything that was to be kept (PostgreSQL's messages may quote it)."""

@@ -12,6 +12,13 @@ from app import marks
 from app.store import Conversation, Message, Person, new_id
 
 TYPES = {"md": "text/markdown; charset=utf-8", "json": "application/json", "jsonl": "application/x-ndjson"}
+UNFINISHED = {
+    "running": "还在回答",
+    "stopped": "已停止",
+    "cut": "达到长度上限，没有说完",
+    "failed": "回答出错，没有说完",
+    "lost": "服务重启，没有做完",
+}
 SPEAKERS = {"user": "问", "assistant": "答（AI 生成）"}
 
 
@@ -22,19 +29,21 @@ def file(name: str, kind: str, text: str) -> Response:
 
 
 def day(milliseconds: int) -> str:
-    return datetime.fromtimestamp(milliseconds / 1000, UTC).astimezone().strftime("%Y-%m-%d %H:%M")
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).astimezone().strftime("%Y-%m-%d %H:%M %z")
 
 
 def markdown(conversation: Conversation, path: Sequence[Message], provider: str) -> str:
     """Return a branch of a conversation; the implicit mark stands in the front matter."""
-    lines = [f"# {conversation.title}", "", f"> {marks.explicit()}", ""]
+    lines = [f"# {conversation.title}", "", f"> {marks.EXPLICIT}", ""]
     for message in path:
         lines += [f"**{SPEAKERS[message.role]}** · {day(message.created_at)}", "", message.content, ""]
+        if message.state in UNFINISHED:
+            lines += [f"（{UNFINISHED[message.state]}）", ""]
         if message.notice:
             lines += [*(f"> {line}" for line in message.notice.splitlines()), ""]
         if message.correction:
             lines += ["**改正**", "", message.correction, ""]
-    return marks.front_matter(provider, conversation.id) + "\n".join(lines)
+    return marks.front_matter(provider, new_id()) + "\n".join(lines)
 
 
 def whole(person: Person, found: Sequence[tuple[Conversation, Sequence[Message]]], provider: str) -> str:
@@ -42,5 +51,5 @@ def whole(person: Person, found: Sequence[tuple[Conversation, Sequence[Message]]
     talks: list[dict[str, Any]] = [
         conversation._asdict() | {"messages": [message._asdict() for message in messages]} for conversation, messages in found
     ]
-    head = marks.implicit(provider, new_id()) | {"mark": marks.explicit(), "person": person.name}
+    head = marks.implicit(provider, new_id()) | {"mark": marks.EXPLICIT, "person": person.name}
     return json.dumps(head | {"conversations": talks}, ensure_ascii=False, indent=2)

@@ -58,6 +58,7 @@ def main() -> None:
     rows = [row for messages in store.rated() for row in approved(messages)]
     OUT.parent.mkdir(parents=True, exist_ok=True)
     write_jsonl(OUT, rows)
+    OUT.chmod(0o600)
     source = f"{{name: feedback, source: path, path: {OUT}, licence: own}}"
     print(f"feedback: {len(rows)} dialogues -> {OUT}: read them, then add {source} to raw.sources")
 

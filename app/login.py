@@ -67,15 +67,14 @@ class Logins:
         self.wrong: defaultdict[str, deque[float]] = defaultdict(deque)
 
     async def let_in(self, request: Request, key: str) -> Response:
+        refuse_foreign(request)
         address = request.client.host if request.client else ""
         wait = self.wait(address)
         if wait > 0:
             raise APIError(429, "密钥错误次数太多，请稍后再试。", "too_many_logins", retry_after=round(wait) + 1)
-        try:
-            known = await run_in_threadpool(key_of, key.strip(), self.store)
-        except APIError:
-            self.wrong[address].append(time.monotonic())
-            raise
+        self.wrong[address].append(time.monotonic())  # until it is right
+        known = await run_in_threadpool(key_of, key.replace("\0", "").strip(), self.store)
+        self.wrong[address].pop()
         token = secrets.token_urlsafe(32)
         await run_in_threadpool(self.store.open_session, digest(token), known, self.days)
         answer = Response(status_code=204)

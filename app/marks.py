@@ -5,12 +5,7 @@ Usage: json.dumps(marks.implicit(provider, number) | {"conversations": …}), or
 
 import json
 
-EXPLICIT = "内容由人工智能生成，仅供参考"
-
-
-def explicit() -> str:
-    """Return the mark that people see: it names artificial intelligence and that it generated the text (GB 45438-2025, 5.1)."""
-    return EXPLICIT
+EXPLICIT = "内容由人工智能生成，仅供参考"  # GB 45438-2025, 5.1: it names artificial intelligence and generation
 
 
 def implicit(provider: str, number: str) -> dict[str, dict[str, str]]:

@@ -68,7 +68,7 @@ class RequestLog:
         given = headers.get("x-request-id", "")
         request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["id"] = request_id
-        start, status, size = time.perf_counter(), 500, 0
+        start, status, size = time.perf_counter(), 0, 0
 
         async def received() -> Message:
             nonlocal size
@@ -97,6 +97,11 @@ class RequestLog:
                 await APIError(413, TOO_LARGE.format(self.limit), "request_too_large").response()(scope, receive, sent)
             else:
                 await self.app(scope, received, sent)
+        except Exception:
+            log.exception("request failed", extra={"fields": {"request_id": request_id}})
+            if status:  # a reply has begun: it can only break off
+                raise
+            await APIError(500, "服务内部出错，已记录。", "internal_error").response()(scope, receive, sent)
         finally:
             prometheus.ACTIVE.dec()
             self.note(scope, request_id, status, time.perf_counter() - start)

@@ -1,10 +1,11 @@
-"""The built page, as files: app/web is its source, `npm run build` there makes it."""
+"""The built page, as files: app/web is its source, `make page` builds it."""
 
 import secrets
 from pathlib import Path
 
 from fastapi import FastAPI
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
@@ -30,7 +31,7 @@ def mount(app: FastAPI) -> None:
     html = (BUILT / "index.html").read_text(encoding="utf-8")
 
     @app.get("/", include_in_schema=False)
-    def index() -> Response:
+    async def index() -> Response:
         nonce = secrets.token_urlsafe(16)
         headers = {"Content-Security-Policy": POLICY.format(nonce=nonce), "Cache-Control": "no-store"}
         return HTMLResponse(html.replace(NONCE, nonce), headers=headers)
@@ -40,7 +41,7 @@ def mount(app: FastAPI) -> None:
     def moved() -> Response:
         return RedirectResponse("/", 308)
 
-    app.mount("/assets", Assets(directory=BUILT / "assets"))
+    app.mount("/assets", GZipMiddleware(Assets(directory=BUILT / "assets"), minimum_size=1024, compresslevel=6))
     for file in BUILT.iterdir():
         if file.is_file() and file.name != "index.html":
             add_file(app, f"/{file.name}", file)

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from app.faults import broken_off, faults, unreadable
 
 MAX_BYTES = 4 << 20  # of one event, and of one answer that is not streamed
+MAX_STREAM_BYTES = 64 << 20  # of all events of an answer
 
 
 class Part(BaseModel):
@@ -80,12 +81,13 @@ async def completion(reply: ClientResponse) -> Completion:
 
 async def lines(reply: ClientResponse) -> AsyncIterator[bytes]:
     """Yield the lines of a reply; raises APIError for one that is too long."""
-    rest = b""
+    rest, size = b"", 0
     async for data in reply.content.iter_any():
+        size += len(data)
         *whole, rest = (rest + data).split(b"\n")
         for line in whole:
             yield line.rstrip(b"\r")
-        if len(rest) > MAX_BYTES:
+        if len(rest) > MAX_BYTES or size > MAX_STREAM_BYTES:
             raise unreadable()
     yield rest
 
@@ -125,4 +127,9 @@ async def pieces(reply: ClientResponse) -> AsyncIterator[tuple[str, str | None]]
     """Yield the text of each event of a streamed answer, and the finish reason where one comes."""
     async for event in chunks(reply):
         for choice in event.choices or []:
-            yield (choice.delta.content or "") if choice.delta else "", choice.finish_reason
+            yield text_of(choice), choice.finish_reason
+
+
+def text_of(choice: ChunkChoice) -> str:
+    """Return an event's text, without what PostgreSQL cannot keep."""
+    return (choice.delta.content or "").replace("\0", "") if choice.delta else ""

@@ -1,5 +1,6 @@
 """Persons, conversations, feedback and keys, in SQLite or PostgreSQL; what a method has returned from is on the disk."""
 
+import logging
 import secrets
 import stat
 import time
@@ -18,8 +19,10 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 DAY = 86_400_000  # milliseconds, as all times here
 LEAP = 7 * DAY  # of the clock, from which it may be wrong
 LOCAL = "local"  # the person at this machine itself, whom no key lets in
-TITLE_CHARACTERS = 24
+THREADS = 40  # of starlette's pool, in which the store's methods run
+QUESTION_IN_TITLE = 24  # characters
 EXCERPT_CHARACTERS = 24  # of a match, to each side
+log = logging.getLogger("xinglin")
 PRIVATE = stat.S_IRUSR | stat.S_IWUSR
 
 
@@ -126,7 +129,8 @@ class Store:
         file = url.removeprefix("sqlite:///") if url.startswith("sqlite:///") else None
         if file:
             make_private(Path(file))
-        self.engine = sa.create_engine(url, pool_pre_ping=True, hide_parameters=True)
+        # as many connections as threads: a lock may hold some of them, and reading goes on
+        self.engine = sa.create_engine(url, pool_pre_ping=True, hide_parameters=True, pool_size=THREADS, max_overflow=0)
         if file:
             sa.event.listen(self.engine, "connect", prepare_sqlite)
             sa.event.listen(self.engine, "begin", begin_sqlite)
@@ -158,7 +162,8 @@ class Store:
         """Take what was deleted out of SQLite's write-ahead log too."""
         if self.engine.dialect.name == "sqlite":
             with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+                if connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").scalar():
+                    log.warning("deleted words are in the write-ahead log until the next deletion: somebody reads")
 
     # persons, their keys and sessions
 
@@ -289,20 +294,35 @@ class Store:
         leaf = self.message(person, identity)
         return branch(self.messages(person, leaf.conversation), identity)
 
-    def ask(self, person: str, conversation: str | None, parent: str | None, text: str, notice: str = "") -> Message:
-        """Keep a question, in a new conversation if none is given."""
+    def ask(
+        self,
+        person: str,
+        conversation: str | None,
+        parent: str | None,
+        text: str,
+        notice: str = "",
+        models: Sequence[str] = (),
+    ) -> list[Message]:
+        """Keep a question, in a new conversation if none is given, and the places of its answers, one by each model."""
         with self.write() as connection:
             if conversation is None:
                 conversation = new_id()
-                title = " ".join(text.split())[:TITLE_CHARACTERS]
+                title = " ".join(text.split())[:QUESTION_IN_TITLE]
                 row = {"id": conversation, "person_id": person, "title": title, "pinned": False}
                 connection.execute(conversations.insert().values(row | {"created_at": now(), "updated_at": now()}))
-            return append(connection, person, conversation, parent, "user", content=text, notice=notice, state="done")
+            question = append(connection, person, conversation, parent, "user", content=text, notice=notice, state="done")
+            return [question, *(begin(connection, person, question, model) for model in models)]
 
     def begin_answer(self, person: str, question: Message, model: str) -> Message:
-        """Keep the place of an answer that is being made."""
+        """Keep the place of one more answer to a question."""
         with self.write() as connection:
-            return append(connection, person, question.conversation, question.id, "assistant", model=model, state="running")
+            return begin(connection, person, question, model)
+
+    def keep_part(self, identity: str, content: str) -> None:
+        """Keep what has come of an answer, unless all of it has been kept meanwhile."""
+        with self.write() as connection:
+            still = sa.and_(messages.c.id == identity, messages.c.state == "running")
+            connection.execute(messages.update().where(still).values(content=content))
 
     def keep_answer(self, identity: str, **values: Any) -> None:
         """Keep what there is of an answer; nothing where its conversation was deleted meanwhile."""
@@ -324,23 +344,23 @@ class Store:
     def expire(self, days: int, sure: bool = False) -> int:
         """Delete conversations not touched for `days`; return how many.
 
-        Raises Held, and deletes nothing, where more than a fifth would go after a leap of the clock by more than a week:
-        until `sure`, or until the clock is right again.
+        Raises Held, and deletes nothing, where more than a fifth would go and the clock has leapt by more than a week since
+        this last ran: until `sure`, or until the clock is right again.
         """
         old = conversations.c.updated_at < now() - days * DAY
         doomed, total = self.aged(days)
         with self.write() as connection:
             last = connection.execute(sa.select(sa.func.max(conversations.c.updated_at))).scalar() or 0
-            known = dict(connection.execute(sa.select(housekeeping.c.name, housekeeping.c.value)).tuples().all())
-            leapt = now() - max(last, known.get("expired", 0)) > LEAP
-            held = bool(doomed) and not sure and ("held" in known or (leapt and doomed * 5 > total))
-            connection.execute(housekeeping.delete())
-            connection.execute(housekeeping.insert().values(name="held" if held else "expired", value=now()))
+            ran = connection.execute(sa.select(housekeeping.c.value).where(housekeeping.c.name == "expired")).scalar()
+            leapt = now() - (last if ran is None else ran) > LEAP  # what people write has the wrong time too
+            held = leapt and doomed * 5 > total and not sure
             if not held:
+                connection.execute(housekeeping.delete())
+                connection.execute(housekeeping.insert().values(name="expired", value=now()))
                 connection.execute(conversations.delete().where(old))
+        self.forget()
         if held:
             raise Held(f"{doomed} of {total}")
-        self.forget()
         return doomed
 
     # feedback
@@ -349,11 +369,14 @@ class Store:
         """Keep what a reader thinks of an answer: `liked`, `correction`; what is not given stays as it was."""
         if self.message(person, message).role != "assistant":
             raise Missing(message)
+        of_it = feedback.c.message_id == message
         with self.write() as connection:
+            connection.execute(sa.select(messages.c.id).where(messages.c.id == message).with_for_update())
             given = given | {"state": "open"}
-            changed = connection.execute(feedback.update().where(feedback.c.message_id == message).values(**given)).rowcount
-            if not changed:
+            if not connection.execute(feedback.update().where(of_it).values(**given)).rowcount:
                 connection.execute(feedback.insert().values(message_id=message, created_at=now(), **given))
+            taken_back = feedback.c.liked.is_(None) & feedback.c.correction.is_(None)
+            connection.execute(feedback.delete().where(of_it, taken_back))
         return self.message(person, message)
 
     def judged(
@@ -406,9 +429,13 @@ class Store:
             "failed": count(messages, answers, messages.c.state.in_(["failed", "lost"])),
         }
 
-    def daily(self, days: int) -> list[tuple[int, str, str, bool | None, int]]:
-        """Return how many messages each day has had: (day since 1970, role, state, liked, count)."""
-        day = (messages.c.created_at - messages.c.created_at % DAY) / DAY
+    def daily(self, days: int, offset: int) -> list[tuple[int, str, str, bool | None, int]]:
+        """Return how many messages each day has had: (day since 1970, role, state, liked, count).
+
+        `offset` is how far the days' clock is ahead of UTC.
+        """
+        local = messages.c.created_at + offset
+        day = (local - local % DAY) / DAY
         query = (
             sa.select(
                 sa.cast(day, sa.Integer).label("day"), messages.c.role, messages.c.state, feedback.c.liked, sa.func.count()
@@ -440,6 +467,11 @@ class Store:
             .group_by(messages.c.model)
         )
         return self.read(query.order_by(sa.text("last_at DESC")))
+
+
+def begin(connection: sa.Connection, person: str, question: Message, model: str) -> Message:
+    """Add an answer that is being made."""
+    return append(connection, person, question.conversation, question.id, "assistant", model=model, state="running")
 
 
 def append(connection: sa.Connection, person: str, conversation: str, parent: str | None, role: str, **values: Any) -> Message:

@@ -7,7 +7,7 @@ PAGE: dict[str, str | list[str]] = {
     "title": "杏林",
     "subtitle": "医疗问答",
     "disclaimer": DISCLAIMER,
-    "generated": marks.explicit(),
+    "generated": marks.EXPLICIT,
     "placeholder": "写下您的问题（Shift+回车换行）",
     "examples": [
         "感冒三天了，要吃消炎药吗？",
