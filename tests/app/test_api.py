@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -307,6 +308,7 @@ def test_a_page_elsewhere_changes_nothing(here):
         reply = here.post("/api/questions", content=json.dumps({"text": "x"}), headers=kind | headers)
         problem(reply, status, code)
     assert here.delete("/api/conversations", headers={"Origin": "https://evil.example"}).status_code == 403
+    assert here.post("/api/session", json={"key": "x"}, headers={"Origin": "https://evil.example"}).status_code == 403
     assert here.get("/", headers={"Sec-Fetch-Site": "cross-site"}).status_code == 200  # a link to the page is no harm
     behind = {"Origin": "https://clinic.example", "Sec-Fetch-Site": "same-origin"}  # a proxy that names another host
     assert here.post("/api/questions", json={"text": "x"}, headers=behind).status_code == 201
@@ -388,6 +390,31 @@ def test_a_locked_database_is_told_and_nobodys_words_are_logged(tmp_path, model)
         assert "database failed" in log(tmp_path) and "王小明" not in log(tmp_path)
 
 
+def test_stopping_while_an_answer_is_being_kept_waits_for_it(tmp_path, model):
+    with application(tmp_path, model) as url, httpx.Client(base_url=url, timeout=60) as client:
+        asked = ask(client, "短")
+        with locked(tmp_path / "conversations.db"):
+            time.sleep(3)  # its text has come, its row can't be written
+            threads = [
+                threading.Thread(target=client.post, args=[f"/api/answers/{asked['answers'][0]['id']}/stop"]) for _ in "12"
+            ]
+            for thread in threads:
+                thread.start()
+            time.sleep(1)
+        for thread in threads:
+            thread.join(30)
+            assert not thread.is_alive()
+        assert ended(client, asked["answers"][0]["id"])["state"] == "done"
+
+
+def test_a_feedback_that_was_taken_back_is_gone(here):
+    asked = ask(here, "咳嗽怎么办")
+    answer = ended(here, asked["answers"][0]["id"])["id"]
+    here.put(f"/api/answers/{answer}/feedback", json={"liked": True})
+    here.put(f"/api/answers/{answer}/feedback", json={"liked": None})
+    problem(here.put(f"/api/admin/feedback/{answer}", json={"state": "approved"}), 404, "not_found")
+
+
 def test_an_answer_that_cannot_be_kept_is_shown_and_says_so(tmp_path, model, postgresql):
     """On PostgreSQL, made read-only in mid-answer; what was to be kept is in no log."""
     database = postgresql.replace("/postgres", "/kept")
@@ -402,8 +429,14 @@ def test_an_answer_that_cannot_be_kept_is_shown_and_says_so(tmp_path, model, pos
             failed = ended(client, asked["answers"][0]["id"])
             assert failed["content"].startswith("慢慢说。" * 400) and "没有保存" in failed["error"]
             problem(client.post("/api/questions", json={"text": WORDS}), 503, "database_unavailable")
+            shown = client.get(f"/api/conversations/{asked['conversation']['id']}").json()
+            assert shown["messages"][1] == failed and shown["answering"] == []
             connection.exec_driver_sql("ALTER DATABASE kept SET default_transaction_read_only = off")
             connection.exec_driver_sql(others)
             ended(client, ask(client, WORDS)["answers"][0]["id"])
+            end = time.monotonic() + 30
+            while (late := ended(client, asked["answers"][0]["id"]))["state"] != "done" and time.monotonic() < end:
+                time.sleep(0.5)
+            assert late["state"] == "done" and late["content"] == failed["content"]  # kept after all
         assert "answer not kept" in log(tmp_path) and "王小明" not in log(tmp_path) and "慢慢说" not in log(tmp_path)
     admin.dispose()

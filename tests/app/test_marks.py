@@ -10,7 +10,7 @@ NAMES = ["Label", "ContentProducer", "ProduceID", "ReservedCode1", "ContentPropa
 
 
 def test_the_visible_mark_names_artificial_intelligence_and_generation():
-    assert "人工智能" in marks.explicit() and "生成" in marks.explicit()
+    assert "人工智能" in marks.EXPLICIT and "生成" in marks.EXPLICIT
 
 
 def test_the_mark_in_a_file_has_the_seven_elements_of_the_standard_as_strings():

@@ -245,6 +245,52 @@ def test_after_a_restart_the_conversation_goes_on_where_it_was(visit, model, tmp
         assert "青霉素" in str(httpx.get(f"{model}/state").json()["seen"][-1]["messages"])
 
 
+def test_asked_again_after_the_model_was_renamed(visit, model, tmp_path):
+    changes = {"app.port": free_port()}
+    with application(tmp_path, model, changes) as url:
+        page = enter(visit(), url)
+        ask(page, "咳嗽怎么办")
+        finished(page, 1)
+    with application(tmp_path, model, changes | {"serve.model_name": "renamed"}) as url:
+        answers(page).last.get_by_role("button", name="重新回答").click()
+        expect(finished(page, 2)).to_contain_text("咳嗽怎么办")
+        page.reload()
+        expect(answers(page)).to_have_count(2)
+        answers(page).first.get_by_role("button", name="重新回答").click()
+        expect(page.get_by_role("group", name="回答的版本")).to_contain_text("2 / 2")
+        finished(page, 2)
+        [talk] = conversations(url)
+        assert [m["model"].split("@")[0] for m in talk["messages"][1:]] == ["xinglin", "renamed", "renamed"]
+
+
+def test_what_is_typed_while_a_question_is_sent_stays(page):
+    held = []
+    page.route("**/api/questions", lambda route: held.append(route))
+
+    def send() -> None:
+        with page.expect_request("**/api/questions"):
+            question(page).press("Enter")
+        expect(question(page)).to_have_value("")
+
+    question(page).fill("咳嗽怎么办")
+    send()
+    question(page).fill("要吃药吗")
+    held[0].continue_()
+    finished(page, 1)
+    expect(question(page)).to_have_value("要吃药吗")
+    send()
+    held[1].abort()
+    expect(page.get_by_role("alert").filter(has_text="网络不通")).to_be_visible()
+    expect(question(page)).to_have_value("要吃药吗")
+
+
+def test_an_example_leaves_the_draft(page):
+    question(page).fill("写了一半")
+    page.locator(".welcome button").first.click()
+    finished(page, 1)
+    expect(question(page)).to_have_value("写了一半")
+
+
 def test_too_many_questions_say_for_how_long_and_the_text_stays(visit, model, tmp_path):
     with application(tmp_path, model, {"app.requests_per_minute": 1}) as url:
         page = enter(visit(), url)
@@ -340,6 +386,16 @@ def test_conversations_are_found_renamed_pinned_and_deleted(page, app):
     assert [talk["title"] for talk in conversations(app)] == ["冬天的感冒"]
 
 
+def test_a_conversation_on_paper_is_whole_and_marked(page):
+    ask(page, "LONG")
+    finished(page, 1)
+    page.emulate_media(media="print")
+    expect(page.get_by_text("内容由人工智能生成").first).to_be_visible()
+    expect(question(page)).to_be_hidden()
+    expect(page.get_by_role("navigation", name="历史对话")).to_be_hidden()
+    assert page.evaluate("document.querySelector('.scroll').scrollHeight <= document.querySelector('.scroll').clientHeight + 1")
+
+
 def test_own_data_are_exported_and_erased(page, app):
     ask(page, "咳嗽怎么办")
     finished(page, 1)
@@ -401,6 +457,27 @@ def test_a_session_that_ends_asks_for_the_key_and_the_words_stay(visit, app, sto
     page.get_by_role("button", name="进入").click()
     expect(page.get_by_label("密钥")).to_have_count(0)
     expect(question(page)).to_have_value("写了一半的问题")
+
+
+def test_another_person_on_the_same_browser_sees_nothing_of_the_first(visit, app, store):
+    first, second = add(store, "赵医生"), add(store, "钱医生")
+    page = log_in(visit(extra_http_headers=AWAY), app, first)
+    ask(page, "赵医生的问题")
+    finished(page, 1)
+    question(page).fill("赵医生写了一半")
+    page.get_by_role("searchbox").fill("赵医生")
+    expect(page.locator(".match")).to_be_visible()
+    store.close_sessions(store.key(first.split("-")[1]).person)
+    page.evaluate("window.dispatchEvent(new Event('focus'))")
+    page.get_by_label("密钥").fill(second)
+    expect(page.get_by_text("赵医生").filter(visible=True)).to_have_count(0)
+    expect(page).to_have_title("杏林 · 医疗问答")
+    page.get_by_role("button", name="进入").click()
+    expect(page.get_by_text("还没有对话")).to_be_visible()
+    expect(page.get_by_role("searchbox")).to_have_value("")
+    expect(question(page)).to_have_value("")
+    assert page.url.endswith("#/")
+    assert "赵医生" not in page.content()
 
 
 class Elsewhere(BaseHTTPRequestHandler):
@@ -482,6 +559,11 @@ def test_the_keyboard_alone_is_enough(page):
     page.keyboard.type("咳嗽怎么办 LONG")  # the box has the focus
     page.keyboard.press("Enter")
     streaming(page)
+    page.get_by_role("button", name="我的数据与设置").press("Enter")
+    expect(page.get_by_role("menu")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("menu")).to_be_hidden()
+    streaming(page)  # the key was for the menu
     page.keyboard.press("Escape")
     expect(finished(page, 1)).to_contain_text("已停止")
     page.keyboard.press("Control+k")

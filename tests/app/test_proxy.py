@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from app.keys import add
@@ -37,6 +38,7 @@ def proxied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         server = server.replace("listen 443", f"listen 127.0.0.1:{port}").replace("listen 80", f"listen 127.0.0.1:{plain}")
         server = server.replace("https://xinglin.example", f"https://127.0.0.1:{port}")
         server = server.replace("127.0.0.1:8080", url.removeprefix("http://")).replace("/etc/ssl/xinglin", str(tmp_path))
+        server = server.replace("/var/log/nginx", str(tmp_path))
         temporary = "".join(
             f"{kind}_temp_path {tmp_path}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
         )
@@ -107,3 +109,14 @@ def test_the_pages_events_come_through_nginx_as_the_answer_is_made(proxied):
         with client.stream("GET", f"/api/answers/{asked['answers'][0]['id']}/events") as reply:
             lines = [(time.monotonic(), line) for line in reply.iter_lines() if line.startswith("event: ")]
     assert lines[-1][1] == "event: end" and len(lines) > 5 and lines[-1][0] - lines[0][0] > 0.3
+
+
+def test_a_search_while_the_application_is_down_is_in_no_log_of_the_proxy(proxied):
+    front, folder, url = proxied
+    port = int(url.rsplit(":", 1)[1])
+    for process in psutil.Process().children(recursive=True):
+        if any(c.laddr.port == port and c.status == "LISTEN" for c in process.net_connections()):
+            process.kill()
+            process.wait()
+    assert httpx.get(f"{front}/api/conversations", params={"search": "PATIENT"}).status_code == 502
+    assert "PATIENT" not in (folder / "error.log").read_text(encoding="utf-8")

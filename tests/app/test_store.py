@@ -52,7 +52,7 @@ def talk(store: Store, who: str, *texts: str) -> tuple[str, list[str]]:
     conversation, ids = None, []
     for number, text in enumerate(texts):
         if number % 2 == 0:
-            message = store.ask(who, conversation, ids[-1] if ids else None, text)
+            [message] = store.ask(who, conversation, ids[-1] if ids else None, text)
             conversation = message.conversation
         else:
             message = store.begin_answer(who, message, "xinglin@abc")
@@ -83,7 +83,7 @@ def test_a_conversation_is_kept_in_order_with_what_its_reader_thought(store):
 def test_branches_stand_beside_each_other_and_a_path_keeps_to_one(store):
     who = person(store)
     conversation, ids = talk(store, who, "一", "答一", "二", "答二")
-    other = store.ask(who, conversation, ids[1], "二，改过")
+    [other] = store.ask(who, conversation, ids[1], "二，改过")
     again = store.begin_answer(who, store.message(who, ids[0]), "m")
     assert [m.content for m in store.path(who, other.id)] == ["一", "答一", "二，改过"]
     assert [m.id for m in store.path(who, again.id)] == [ids[0], again.id] and len(store.messages(who, conversation)) == 6
@@ -155,11 +155,10 @@ def test_a_clock_that_leapt_erases_nothing_until_somebody_is_sure(store, monkeyp
     then = time.time_ns() // 1_000_000
     store.expire(90)
     monkeypatch.setattr("app.store.now", lambda: then + 100 * DAY)
-    with pytest.raises(Held, match="1 of 1"):
-        store.expire(90)
     talk(store, who, "新的", "答")  # with the wrong time
-    with pytest.raises(Held):
-        store.expire(90)
+    for _ in range(2):
+        with pytest.raises(Held, match="1 of 2"):
+            store.expire(90)
     monkeypatch.setattr("app.store.now", lambda: then + DAY)  # the clock is mended
     assert store.expire(90) == 0
     monkeypatch.setattr("app.store.now", lambda: then + 100 * DAY)
@@ -253,11 +252,12 @@ def test_opening_it_again_migrates_nothing_twice(url):
 
 def test_an_answer_that_a_process_left_behind_is_lost_with_what_had_come(store):
     who = person(store)
-    question = store.ask(who, None, None, "问")
-    answer = store.begin_answer(who, question, "m")
+    _, answer = store.ask(who, None, None, "问", models=["m"])
     store.keep_answer(answer.id, content="多喝")
     assert store.lose_running() == 1 and store.lose_running() == 0
     assert (store.message(who, answer.id).state, store.message(who, answer.id).content) == ("lost", "多喝")
+    store.keep_part(answer.id, "多")  # a thread that was late
+    assert store.message(who, answer.id).content == "多喝"
 
 
 def test_feedback_exports_what_was_approved_or_corrected_and_nothing_after_what_was_not(store):
@@ -287,8 +287,7 @@ from app.store import Store
 store = Store(sys.argv[1])
 number = 0
 while True:
-    question = store.ask("local", None, None, f"问{number}")
-    answer = store.begin_answer("local", question, "m")
+    question, answer = store.ask("local", None, None, f"问{number}", models=["m"])
     store.keep_answer(answer.id, content=f"答{number}", state="done")
     print(number, flush=True)
     number += 1
