@@ -2,7 +2,7 @@
 # `make demo` and `make test` are the two commands to begin with; `make help` lists the rest.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo repro test lint soak bench base-check candidates sweep best judge exam exports report diff review remote serve serve-check app up key backup restore \
+.PHONY: help setup demo repro test lint soak bench base-check candidates sweep best judge exam exports report diff review remote serve serve-check app up page key backup restore \
   feedback red-flags chat webui profile leakage doctor gpu join bundle requirements
 
 UV_VERSION := 0.13.9
@@ -144,6 +144,9 @@ bench: setup ## conversion, gateway and DVC's own cost, measured: runs the pipel
 	$(PY) -m benchmarks.pipeline
 	$(PY) -m benchmarks.data
 	$(PY) -m benchmarks.app
+
+page: ## build the chat page from app/web again (Node 20)
+	cd app/web && npm ci --no-audit --no-fund && npm run build
 
 requirements: | $(UV) ## compile requirements/*.in to pinned files; fails if a file would belong to two distributions
 	$(UV) pip compile --quiet --python-version 3.11 --no-header --no-annotate requirements/pipeline.in -o requirements/pipeline.txt
