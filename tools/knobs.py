@@ -47,9 +47,8 @@ def by_parameter() -> dict[str, list[str]]:
 def by_module() -> dict[str, list[str]]:
     """Return the stages that each module makes stale."""
     graph = stages()
-    files = sorted(
-        str(file) for room in ("xinglin", "stages", "evaluations", "tools", "app") for file in Path(room).rglob("*.py")
-    )
+    rooms = ("xinglin", "stages", "evaluations", "tools", "app")
+    files = sorted(str(f) for room in rooms for f in Path(room).rglob("*.py") if "node_modules" not in f.parts)
     return {file: [name for name, stage in graph.items() if file in stage["deps"]] for file in files}
 
 
