@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
-from app import exports, store
+from app import counts, exports, store
 from app.api import Body, Id, stored
 from app.errors import responses
 from app.feedback import approved, lines
@@ -173,16 +173,16 @@ async def revoke(identity: Id, request: Request, person: Admin) -> Response:
 
 
 @router.get("/counts")
-async def counts(request: Request, person: Admin) -> Counts:
+async def count(request: Request, person: Admin) -> Counts:
     """Count what is kept, and the last 30 days."""
-    here = datetime.now().astimezone()
+    kept, here = request.app.state.store, datetime.now().astimezone()
     today, offset = here.date(), int((here.utcoffset() or timedelta()).total_seconds() * 1000)
     days = {str(today - timedelta(n)): Day(day=str(today - timedelta(n))) for n in range(DAYS)}
-    for number, role, state, liked, count in await stored(request, "daily", DAYS, offset):
+    for number, role, state, liked, many in await run_in_threadpool(counts.daily, kept, DAYS, offset):
         day = days.get(str(datetime.fromtimestamp(number * DAY_SECONDS, UTC).date()))
         for name in counted(role, state, liked) if day else ():
-            setattr(day, name, getattr(day, name) + count)
-    return Counts(**await stored(request, "counts"), days=list(days.values()))
+            setattr(day, name, getattr(day, name) + many)
+    return Counts(**await run_in_threadpool(counts.totals, kept), days=list(days.values()))
 
 
 def counted(role: str, state: str, liked: bool | None) -> list[str]:
@@ -200,4 +200,6 @@ def counted(role: str, state: str, liked: bool | None) -> list[str]:
 @router.get("/releases")
 async def releases(request: Request, person: Admin) -> Releases:
     """Say what each model that has answered was thought of."""
-    return Releases(releases=[Release(**row._asdict()) for row in await stored(request, "releases")])
+    return Releases(
+        releases=[Release(**row._asdict()) for row in await run_in_threadpool(counts.by_model, request.app.state.store)]
+    )

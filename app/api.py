@@ -198,7 +198,7 @@ async def login(body: Login, request: Request) -> Response:
 
 @router.delete("/session", status_code=204)
 async def logout(request: Request, person: Who) -> Response:
-    """End this session."""
+    """Log out."""
     if token := token_of(request):
         await stored(request, "close_sessions", person.id, token)
     return gone()
@@ -206,7 +206,7 @@ async def logout(request: Request, person: Who) -> Response:
 
 @router.delete("/sessions", status_code=204)
 async def logout_everywhere(request: Request, person: Who) -> Response:
-    """End every session of the person."""
+    """Log out on every device."""
     await stored(request, "close_sessions", person.id)
     return gone()
 

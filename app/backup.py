@@ -17,8 +17,8 @@ from urllib.parse import quote
 import sqlalchemy as sa
 from alembic.script import ScriptDirectory
 
+from app.database import MIGRATIONS
 from app.settings import Params
-from app.store import MIGRATIONS
 from xinglin.cli import CommandError, run_command
 from xinglin.files import atomic_path
 

@@ -2,28 +2,22 @@
 
 import logging
 import secrets
-import stat
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
 
+from app.database import opened
 from app.tables import conversations, feedback, housekeeping, keys, messages, persons, sessions
 
-MIGRATIONS = Path(__file__).parent / "migrations"
 DAY = 86_400_000  # milliseconds, as all times here
 LEAP = 7 * DAY  # of the clock, from which it may be wrong
 LOCAL = "local"  # the person at this machine itself, whom no key lets in
-THREADS = 40  # of starlette's pool, in which the store's methods run
 QUESTION_IN_TITLE = 24  # characters
 EXCERPT_CHARACTERS = 24  # of a match, to each side
 log = logging.getLogger("xinglin")
-PRIVATE = stat.S_IRUSR | stat.S_IWUSR
 
 
 class Key(NamedTuple):
@@ -126,19 +120,7 @@ class Store:
     """The tables behind plain methods; every write is one transaction."""
 
     def __init__(self, url: str) -> None:
-        file = url.removeprefix("sqlite:///") if url.startswith("sqlite:///") else None
-        if file:
-            make_private(Path(file))
-        # as many connections as threads: a lock may hold some of them, and reading goes on
-        self.engine = sa.create_engine(url, pool_pre_ping=True, hide_parameters=True, pool_size=THREADS, max_overflow=0)
-        if file:
-            sa.event.listen(self.engine, "connect", prepare_sqlite)
-            sa.event.listen(self.engine, "begin", begin_sqlite)
-        config = Config()
-        config.set_main_option("script_location", str(MIGRATIONS))
-        with self.engine.begin() as connection:
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+        self.engine = opened(url)
 
     def close(self) -> None:
         self.engine.dispose()
@@ -411,63 +393,6 @@ class Store:
         for row in self.read(query.order_by(conversations.c.created_at, conversations.c.id)):
             yield self.messages(row.person_id, row.id)
 
-    # counts, for administrators
-
-    def counts(self) -> dict[str, int]:
-        def count(table: sa.Table, *where: sa.ColumnElement[bool]) -> int:
-            return int(self.read(sa.select(sa.func.count()).select_from(table).where(*where))[0][0])
-
-        answers = messages.c.role == "assistant"
-        return {
-            "persons": count(persons),
-            "conversations": count(conversations),
-            "questions": count(messages, messages.c.role == "user"),
-            "answers": count(messages, answers),
-            "liked": count(feedback, feedback.c.liked.is_(True)),
-            "disliked": count(feedback, feedback.c.liked.is_(False)),
-            "corrected": count(feedback, feedback.c.correction.is_not(None)),
-            "failed": count(messages, answers, messages.c.state.in_(["failed", "lost"])),
-        }
-
-    def daily(self, days: int, offset: int) -> list[tuple[int, str, str, bool | None, int]]:
-        """Return how many messages each day has had: (day since 1970, role, state, liked, count).
-
-        `offset` is how far the days' clock is ahead of UTC.
-        """
-        local = messages.c.created_at + offset
-        day = (local - local % DAY) / DAY
-        query = (
-            sa.select(
-                sa.cast(day, sa.Integer).label("day"), messages.c.role, messages.c.state, feedback.c.liked, sa.func.count()
-            )
-            .outerjoin(feedback, feedback.c.message_id == messages.c.id)
-            .where(messages.c.created_at > now() - days * DAY)
-            .group_by("day", messages.c.role, messages.c.state, feedback.c.liked)
-        )
-        return [tuple(row) for row in self.read(query)]
-
-    def releases(self) -> list[Any]:
-        """Return what each model that has answered was thought of."""
-
-        def how_many(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[int]:
-            return sa.func.sum(sa.case((condition, 1), else_=0))
-
-        query = (
-            sa.select(
-                messages.c.model,
-                sa.func.count().label("answers"),
-                how_many(feedback.c.liked.is_(True)).label("liked"),
-                how_many(feedback.c.liked.is_(False)).label("disliked"),
-                how_many(feedback.c.correction.is_not(None)).label("corrected"),
-                sa.func.min(messages.c.created_at).label("first_at"),
-                sa.func.max(messages.c.created_at).label("last_at"),
-            )
-            .outerjoin(feedback, feedback.c.message_id == messages.c.id)
-            .where(messages.c.role == "assistant")
-            .group_by(messages.c.model)
-        )
-        return self.read(query.order_by(sa.text("last_at DESC")))
-
 
 def begin(connection: sa.Connection, person: str, question: Message, model: str) -> Message:
     """Add an answer that is being made."""
@@ -508,26 +433,3 @@ def excerpt(text: str, search: str) -> str:
     place = max(0, text.lower().find(search.lower()))
     start = max(0, place - EXCERPT_CHARACTERS)
     return " ".join(text[start : place + len(search) + EXCERPT_CHARACTERS].split())
-
-
-def make_private(file: Path) -> None:
-    """Make a database's file before SQLite does, for its owner alone; its companions get the same mode from it."""
-    file.absolute().parent.mkdir(parents=True, exist_ok=True)
-    file.touch(PRIVATE)
-    for one in (file, *(file.with_name(file.name + tail) for tail in ("-wal", "-shm"))):
-        if one.exists():
-            one.chmod(PRIVATE)
-
-
-def prepare_sqlite(connection: Any, record: Any) -> None:
-    """Write ahead and to the disk at every commit; wait for another writer; mind foreign keys; wipe what is deleted."""
-    settings = ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000", "foreign_keys=ON", "secure_delete=ON")
-    for setting in settings:
-        connection.execute(f"PRAGMA {setting}")
-    connection.isolation_level = None  # begin_sqlite begins
-
-
-def begin_sqlite(connection: sa.Connection) -> None:
-    """Take the lock of writers at once: one that is taken in mid-transaction cannot be waited for."""
-    if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
-        connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -49,7 +49,11 @@ def stand_in(port: int) -> None:
     """Serve streams of numbered events in the shape of vLLM's."""
 
     async def chat(request: web.Request) -> web.StreamResponse:
-        name = (await request.json())["messages"][-1]["content"]
+        body = await request.json()
+        name = body["messages"][-1]["content"]
+        if not body.get("stream"):  # the question whether it is ready
+            choice = {"index": 0, "message": {"role": "assistant", "content": "ok"}, "finish_reason": "stop"}
+            return web.json_response({"object": "chat.completion", "choices": [choice]})
         reply = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await reply.prepare(request)
         head = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "xinglin"}
@@ -62,8 +66,12 @@ def stand_in(port: int) -> None:
         await reply.write(b"data: [DONE]\n\n")
         return reply
 
+    async def tokenize(request: web.Request) -> web.Response:
+        return web.json_response({"count": 20, "max_model_len": 4096, "tokens": []})
+
     app = web.Application()
     app.router.add_post("/v1/chat/completions", chat)
+    app.router.add_post("/tokenize", tokenize)
     web.run_app(app, host="127.0.0.1", port=port, print=None)
 
 

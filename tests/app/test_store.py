@@ -14,8 +14,9 @@ from alembic.config import Config
 
 from app import feedback
 from app.access import digest
+from app.database import MIGRATIONS
 from app.keys import add
-from app.store import DAY, LOCAL, MIGRATIONS, Held, Missing, Store
+from app.store import DAY, LOCAL, Held, Missing, Store
 from app.tables import messages, metadata
 from tests.conftest import ROOT
 

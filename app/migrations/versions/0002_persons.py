@@ -1,6 +1,7 @@
 """Persons behind keys, sessions, branches, pins, the state of answers; conversations of a cookie go to its key's person.
 
 Every table is made anew beside the old one, which it takes its rows from: SQLite can alter little in place.
+There is no way back but the backup that was taken before.
 """
 
 from typing import Any
@@ -120,7 +121,3 @@ def create() -> None:
         time("created_at"),
     )
     op.create_table("housekeeping", sa.Column("name", sa.String(32), primary_key=True), time("value"))
-
-
-def downgrade() -> None:
-    raise NotImplementedError("restore the backup that was taken before")
