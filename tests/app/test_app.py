@@ -17,6 +17,7 @@ from app.main import model_version
 from app.store import DAY, Store
 from tests.application import application, model_server
 from tests.conftest import ROOT
+from tests.ports import quiet_port
 from xinglin.serving.server import free_port
 
 HELLO = [{"role": "user", "content": "咳嗽怎么办"}]
@@ -281,7 +282,7 @@ def test_too_many_requests_and_too_many_at_once_are_told_to_wait(tmp_path, model
 
 
 def test_a_server_that_is_down_is_503_and_it_comes_back_by_itself(tmp_path):
-    port = free_port()
+    port = quiet_port()
     with application(tmp_path, f"http://127.0.0.1:{port}") as url:
         for stream in (False, True):
             reply = post(url, {"stream": stream})

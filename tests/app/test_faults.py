@@ -12,6 +12,7 @@ import pytest
 
 from tests.application import application, faulty_server
 from tests.faulty_server import PLAIN, STREAMS
+from tests.ports import quiet_port
 from xinglin.serving.server import free_port
 
 SILENCE, TOTAL, PLACES = 1, 3, 2
@@ -125,7 +126,7 @@ def test_a_client_that_never_reads_loses_its_place_when_the_time_is_over(app):
 
 
 def test_health_answers_within_a_second_while_the_models_server_hangs(tmp_path: Path):
-    port = free_port()
+    port = quiet_port()
     with application(tmp_path, f"http://127.0.0.1:{port}") as url, socket.create_server(("127.0.0.1", port)):
         for path, status in {"/healthz": 200, "/readyz": 503, "/v1/models": 200, "/v1/models/xinglin": 200}.items():
             start = time.monotonic()

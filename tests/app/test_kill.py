@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from tests.application import application, model_server, wait_until_up
+from tests.ports import quiet_port
 from xinglin.serving.server import free_port
 
 pytestmark = pytest.mark.soak
@@ -36,7 +37,7 @@ async def stream(session: aiohttp.ClientSession, url: str) -> str:
 
 
 def test_the_models_server_killed_under_load(tmp_path):
-    port, log = free_port(), tmp_path / "model.log"
+    port, log = quiet_port(), tmp_path / "model.log"
 
     def start() -> subprocess.Popen:
         process = subprocess.Popen(

@@ -16,6 +16,7 @@ from app.keys import add
 from app.store import Store
 from tests.application import application, model_server
 from tests.conftest import ROOT
+from tests.ports import quiet_port
 from xinglin.serving.server import free_port
 
 AXE = ROOT / "app" / "web" / "node_modules" / "axe-core" / "axe.min.js"
@@ -209,7 +210,7 @@ def test_an_edited_question_is_a_branch(page, app, model):
 
 
 def test_the_models_server_down_the_old_answer_stays(visit, tmp_path):
-    port = free_port()
+    port = quiet_port()
     with application(tmp_path, f"http://127.0.0.1:{port}") as url:
         page = None
         with model_server(tmp_path, port):
@@ -232,7 +233,7 @@ def test_the_models_server_down_the_old_answer_stays(visit, tmp_path):
 
 
 def test_after_a_restart_the_conversation_goes_on_where_it_was(visit, model, tmp_path):
-    changes = {"app.port": free_port()}
+    changes = {"app.port": quiet_port()}
     with application(tmp_path, model, changes) as url:
         page = enter(visit(), url)
         ask(page, "我对青霉素过敏")
@@ -246,7 +247,7 @@ def test_after_a_restart_the_conversation_goes_on_where_it_was(visit, model, tmp
 
 
 def test_asked_again_after_the_model_was_renamed(visit, model, tmp_path):
-    changes = {"app.port": free_port()}
+    changes = {"app.port": quiet_port()}
     with application(tmp_path, model, changes) as url:
         page = enter(visit(), url)
         ask(page, "咳嗽怎么办")
@@ -617,7 +618,7 @@ def test_nothing_comes_from_another_host_and_the_policy_is_never_broken(visit, a
 
 
 def test_while_the_model_loads_the_page_says_so_and_then_answers(visit, tmp_path):
-    port = free_port()
+    port = quiet_port()
     with application(tmp_path, f"http://127.0.0.1:{port}") as url:
         page = enter(visit(), url)
         expect(page.get_by_text("模型正在加载")).to_be_visible()

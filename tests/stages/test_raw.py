@@ -1,7 +1,7 @@
 import pytest
 
 from tests.hub import BUSY, CUT, LIMITED, OTHER, huggingface, modelscope
-from xinglin.serving.server import free_port
+from tests.ports import quiet_port
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 LINE = '{"data": ["问：咳嗽", "答：多喝水"]}\r\n'.encode()
@@ -105,7 +105,7 @@ def test_what_cannot_be_fetched_is_one_line_with_the_way_out(hub, fetch, monkeyp
 
 
 def test_no_network_at_all_is_one_line_with_the_way_out(fetch):
-    folder, done = fetch(f"http://127.0.0.1:{free_port()}")
+    folder, done = fetch(f"http://127.0.0.1:{quiet_port()}")
     assert done.status == 1 and not (folder / "raw").exists()
     for word in ("raw.dataset: someone/set", "cannot fetch set.jsonl", "Connection refused", "_ENDPOINT", "raw.source: path"):
         assert word in done.error

@@ -15,10 +15,10 @@ import pytest
 
 from tests.conftest import ROOT, ends
 from tests.hub import BELOW, BUSY, CUT, LIMITED, OTHER, POINTER, RESET, SIGNATURE, SLOW, TOKEN, huggingface, modelscope
+from tests.ports import quiet_port
 from tools import bundle, doctor
 from tools.all_params import read_params
 from xinglin.hubs import faults as hub_faults
-from xinglin.serving.server import free_port
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 TINY = ROOT / "models" / "tiny"
@@ -173,7 +173,7 @@ def test_a_mirror_that_sends_on_to_the_hub_itself_gets_a_gated_model_too(fetch):
 
 
 def test_a_proxy_that_is_not_there_or_shows_a_page_is_one_line_without_its_password(fetch):
-    done = fetch("huggingface", HUB, **behind(f"http://127.0.0.1:{free_port()}"))
+    done = fetch("huggingface", HUB, **behind(f"http://127.0.0.1:{quiet_port()}"))
     assert done.status == 1 and "hub.invalid cannot be reached" in done.error and "proxy" in done.error
     assert PASSWORD not in done.err
     with huggingface(MODEL, page=True) as served:
@@ -298,13 +298,13 @@ def test_a_revision_that_is_not_there_is_one_line(source, hub, fetch):
 def test_the_cache_is_enough_where_the_hub_cannot_be_reached(source, hub, fetch):
     with hub(MODEL) as served:
         first = fetch(source, served.endpoint)
-    done = fetch(source, f"http://127.0.0.1:{free_port()}")
+    done = fetch(source, f"http://127.0.0.1:{quiet_port()}")
     assert done.status == 0 and (done.path, done.files) == (first.path, first.files)
     assert "taken from the cache" in done.err
 
 
 def test_no_network_and_no_cache_is_one_line(source, fetch):
-    done = fetch(source, f"http://127.0.0.1:{free_port()}")
+    done = fetch(source, f"http://127.0.0.1:{quiet_port()}")
     assert done.status == 1 and "Connection refused" in done.error
     assert HUBS[source][1] in done.error and "run again to go on" in done.error
 
