@@ -256,7 +256,8 @@ class Answers:
                 yield Event("end", place, about | {"message": running.message})
                 return
             try:
-                await asyncio.wait_for(changed.wait(), patience)
+                async with asyncio.timeout(patience):  # wait_for would make a task for every piece
+                    await changed.wait()
             except TimeoutError:
                 yield None
 

@@ -1,10 +1,10 @@
 """The page's own API: sessions, conversations, questions and answers, exports. Described at /openapi.json."""
 
-import json
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal, Self
 
+import orjson
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
@@ -348,16 +348,16 @@ async def events(
     return StreamingResponse(sent(answers_of(request), person, identity, place), 200, headers, "text/event-stream")
 
 
-async def sent(answers: Answers, person: store.Person, identity: str, place: int) -> AsyncIterator[str]:
+async def sent(answers: Answers, person: store.Person, identity: str, place: int) -> AsyncIterator[bytes]:
     """Yield an answer's events as Server-Sent Events, and a comment where nothing comes for a while."""
     async for event in answers.events(person, identity, place, PING_SECONDS):
         if event is None:
-            yield ": ping\n\n"
+            yield b": ping\n\n"
             continue
         data = event.data
         if event.name == "end":
             data = data | {"message": Message.of(data["message"]).model_dump()}
-        yield f"id: {event.place}\nevent: {event.name}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
+        yield b"id: %d\nevent: %b\ndata: %b\n\n" % (event.place, event.name.encode(), orjson.dumps(data))
 
 
 @router.put("/answers/{identity}/feedback")
