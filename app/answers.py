@@ -26,6 +26,24 @@ BUSY = "数据库暂时不可用，回答没有保存，请先复制。"
 STATES = {"stop": "done", "length": "cut"}
 
 
+class Event(NamedTuple):
+    """What a reader is sent; `place` is how much of the answer they have after it, in UTF-16 code units."""
+
+    name: str
+    place: int
+    data: dict[str, Any]
+
+
+def units(text: str) -> int:
+    """Return the length of a text as JavaScript counts it."""
+    return len(text.encode("utf-16-le", "surrogatepass")) // 2
+
+
+def after(text: str, place: int) -> str:
+    """Return what stands behind `place` code units."""
+    return text.encode("utf-16-le", "surrogatepass")[2 * place :].decode("utf-16-le", "replace")
+
+
 class Running:
     """An answer that is being made: its text so far, and who waits for more."""
 
@@ -48,23 +66,25 @@ class Running:
         self.changed.set()
         self.changed = asyncio.Event()
 
+    async def events(self, place: int) -> AsyncIterator[Event | None]:
+        """Yield the answer from `place` on: its text so far at once, then as it comes, then how it ended.
 
-class Event(NamedTuple):
-    """What a reader is sent; `place` is how much of the answer they have after it, in UTF-16 code units."""
-
-    name: str
-    place: int
-    data: dict[str, Any]
-
-
-def units(text: str) -> int:
-    """Return the length of a text as JavaScript counts it."""
-    return len(text.encode("utf-16-le", "surrogatepass")) // 2
-
-
-def after(text: str, place: int) -> str:
-    """Return what stands behind `place` code units."""
-    return text.encode("utf-16-le", "surrogatepass")[2 * place :].decode("utf-16-le", "replace")
+        None now and then where nothing comes.
+        """
+        about = {"conversation": self.message.conversation, "answer": self.message.id}
+        read = len(self.text) - len(after(self.text, place))
+        while True:
+            changed, over, new = self.changed, self.over, self.text[read:]
+            if new:
+                read, start = read + len(new), place
+                place += units(new)
+                yield Event("delta", place, about | {"offset": start, "text": new})
+            if over:
+                yield Event("end", place, about | {"message": self.message})
+                return
+            if not new:
+                yield None
+            await changed.wait()
 
 
 def turns(path: Sequence[Message]) -> list[dict[str, str]]:
@@ -176,10 +196,12 @@ class Answers:
         kept = ""
         while True:
             await asyncio.sleep(KEEP_SECONDS)
-            if running.text != kept:
-                kept = running.text
-                with suppress(sa.exc.SQLAlchemyError):
-                    await run_in_threadpool(self.store.keep_part, running.message.id, kept)
+            if running.text == kept:
+                running.tell()  # so that its readers' connections live
+                continue
+            kept = running.text
+            with suppress(sa.exc.SQLAlchemyError):
+                await run_in_threadpool(self.store.keep_part, running.message.id, kept)
 
     async def finish(self, running: Running, kept: dict[str, Any]) -> None:
         """Keep an answer that is over, then tell its readers; what the database does not take, it is offered again later."""
@@ -236,30 +258,14 @@ class Answers:
         of = (r.message for r in self.running.values() if r.person == person)
         return [message.id for message in of if message.conversation == conversation]
 
-    async def events(self, person: Person, identity: str, place: int, patience: float) -> AsyncIterator[Event | None]:
-        """Yield an answer from `place` on: its text so far at once, then as it comes, then how it ended.
-
-        None where nothing has come for `patience` seconds.
-        """
+    async def follow(self, person: Person, identity: str) -> Running:
+        """Return an answer to be read along, one that is over too; raises Missing unless it is the person's."""
         running = self.running.get(identity)
         if running is None or running.person != person.id:
             message = await run_in_threadpool(self.store.message, person.id, identity)
             running = Running(person.id, self.current(message))
             running.text, running.over = running.message.content, True
-        about = {"conversation": running.message.conversation, "answer": identity}
-        while True:
-            changed, over, text = running.changed, running.over, running.text
-            if new := after(text, place):
-                yield Event("delta", units(text), about | {"offset": place, "text": new})
-                place = units(text)
-            if over:
-                yield Event("end", place, about | {"message": running.message})
-                return
-            try:
-                async with asyncio.timeout(patience):  # wait_for would make a task for every piece
-                    await changed.wait()
-            except TimeoutError:
-                yield None
+        return running
 
     async def close(self) -> None:
         """End every answer: the process stops."""

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
 from app import exports, store
-from app.answers import Answers, turns
+from app.answers import Answers, Running, turns
 from app.chat import urgent
 from app.errors import APIError, responses
 from app.login import COOKIE, Who, token_of
@@ -21,7 +21,6 @@ from xinglin.dialogues.cleaning import tidy
 from xinglin.dialogues.dialogue import Unusable
 
 router = APIRouter(prefix="/api", tags=["Page"], responses=responses(400, 401, 403, 404, 413, 415, 422, 429, 500, 503))
-PING_SECONDS = 15
 SEARCH_CHARACTERS = 100
 TITLE_CHARACTERS = 100
 Id = Annotated[str, Path(pattern="^[0-9a-f]{32}$")]
@@ -300,11 +299,12 @@ async def ask(body: Question, request: Request, person: Who) -> Asked:
     async with answers.places(person, len(wanted)) as places:
         found = await emergencies(request, [*turns(before), {"role": "user", "content": text}])
         names = [answers.named(model) for model in wanted]
-        question, *begun = await stored(request, "ask", person.id, conversation, body.parent, text, notice(found), names)
-        answers.begin(person, [*before, question], found, begun, places)
-    kept = await stored(request, "conversation", person.id, question.conversation)
+        kept: store.Asked = await stored(request, "ask", person.id, conversation, body.parent, text, notice(found), names)
+        answers.begin(person, [*before, kept.question], found, kept.answers, places)
     return Asked(
-        conversation=shown(request, person, kept), question=Message.of(question), answers=[Message.of(one) for one in begun]
+        conversation=shown(request, person, kept.conversation),
+        question=Message.of(kept.question),
+        answers=[Message.of(one) for one in kept.answers],
     )
 
 
@@ -343,14 +343,14 @@ async def events(
     """Follow an answer from `from` (or Last-Event-ID) UTF-16 code units on: events `delta`, then `end`."""
     last = request.headers.get("last-event-id", "")
     place = int(last) if last.isascii() and last.isdigit() and len(last) < 10 else start
-    await stored(request, "message", person.id, identity)
+    running = await answers_of(request).follow(person, identity)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(sent(answers_of(request), person, identity, place), 200, headers, "text/event-stream")
+    return StreamingResponse(sent(running, place), 200, headers, "text/event-stream")
 
 
-async def sent(answers: Answers, person: store.Person, identity: str, place: int) -> AsyncIterator[bytes]:
-    """Yield an answer's events as Server-Sent Events, and a comment where nothing comes for a while."""
-    async for event in answers.events(person, identity, place, PING_SECONDS):
+async def sent(running: Running, place: int) -> AsyncIterator[bytes]:
+    """Yield an answer's events as Server-Sent Events, and a comment now and then where nothing comes."""
+    async for event in running.events(place):
         if event is None:
             yield b": ping\n\n"
             continue

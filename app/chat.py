@@ -1,7 +1,7 @@
 """The part of OpenAI's API that clients use: chat completions, streamed or not, and the list of models."""
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import Annotated, Any, Literal
 
@@ -18,7 +18,7 @@ from app.access import Caller
 from app.context import fit
 from app.errors import APIError, responses
 from app.red_flags import Found, due, instruction, notice, plays_down
-from app.replies import Chunk, Completion, chunks, completion
+from app.replies import Chunk, Completion, chunks, completion, said
 from app.requests import GENERATED, ChatRequest, no_model, payload
 from app.settings import App
 
@@ -81,9 +81,10 @@ async def answer(state: Any, sent: dict[str, Any], addition: "Addition", request
     stack.push_async_callback(events.aclose)
     first = await anext(events)
     prometheus.FIRST_TOKEN.observe(time.perf_counter() - start)
-    head |= {"object": "chat.completion.chunk"} | first.model_dump(include={"id", "created", "model"}, exclude_none=True)
-    stream = relayed(first, events, addition, "stream_options" in sent)
-    return Relay(encoded(stream, head, left_out(fitted.dropped)), state.settings.timeout_seconds, headers)
+    named = {name: value for name, value in first[0].items() if name in ("id", "created", "model") and value is not None}
+    head |= {"object": "chat.completion.chunk"} | named
+    stream = Stream(addition, "stream_options" in sent, head, left_out(fitted.dropped))
+    return Relay(relayed(first, events, stream), state.settings.timeout_seconds, headers)
 
 
 @router.get("/models", responses=responses(401, 500), response_model_exclude_none=True)
@@ -156,50 +157,49 @@ class Addition:
         return done
 
 
-async def relayed(first: Chunk, rest: AsyncIterator[Chunk], addition: Addition, usage: bool) -> AsyncIterator[dict[str, Any]]:
-    """Yield the events of an answer with what is added to it: the role once, at the beginning, and one finish reason."""
-    yield chosen({"role": "assistant", "content": addition.before()})
-    said, finish = "", None
-    async for event in followed(first, rest):
-        for choice in (event.choices or [])[:1]:
-            delta = choice.delta.model_dump(exclude={"role"}, exclude_none=True) if choice.delta else {}
-            said += delta.get("content", "")
-            if any(delta.values()) and not finish:
-                yield chosen(delta)
-            if choice.finish_reason and not finish:
-                finish = choice.finish_reason
-                for ending in ended(finish, addition.after(said)):
-                    yield ending
-        if usage and event.usage:
-            yield {"choices": [], "usage": event.usage}
-    if not finish:
-        for ending in ended("stop", addition.after(said)):
-            yield ending
+class Stream:
+    """A streamed answer in our events: the role once, at the beginning, one finish reason, and what is added."""
+
+    def __init__(self, addition: Addition, usage: bool, head: dict[str, Any], note: dict[str, Any]) -> None:
+        self.addition, self.usage, self.head, self.note = addition, usage, head, note
+        self.text, self.finish = "", ""
+
+    def begin(self) -> bytes:
+        return self.event({"role": "assistant", "content": self.addition.before()})
+
+    def go_on(self, chunk: Chunk) -> bytes:
+        """Return the events that one of the server's becomes, as Server-Sent Events."""
+        out = b""
+        for given, reason in said(chunk)[:1]:
+            delta: dict[str, Any] = {k: v for k, v in given.items() if k != "role" and v is not None}
+            self.text += delta.get("content", "")
+            if any(delta.values()) and not self.finish:
+                out += self.event(delta)
+            if reason:
+                out += self.end(reason)
+        if self.usage and chunk.get("usage"):
+            out += data(self.head | {"choices": [], "usage": chunk["usage"]} | self.note)
+        return out
+
+    def end(self, reason: str) -> bytes:
+        """Return the events that end an answer, once."""
+        if self.finish:
+            return b""
+        mark, self.finish = self.addition.after(self.text), reason
+        return (self.event({"content": mark}) if mark else b"") + self.event({}, reason)
+
+    def event(self, delta: Mapping[str, Any], finish: str | None = None) -> bytes:
+        choice = {"index": 0, "delta": delta, "finish_reason": finish}
+        return data(self.head | {"choices": [choice]} | (self.note if finish else {}))
 
 
-def ended(reason: str, mark: str) -> list[dict[str, Any]]:
-    """Return the events that end an answer."""
-    return [*([chosen({"content": mark})] if mark else []), chosen({}, reason)]
-
-
-def chosen(delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
-    return {"choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}
-
-
-async def followed(first: Chunk, rest: AsyncIterator[Chunk]) -> AsyncIterator[Chunk]:
-    yield first
-    async for event in rest:
-        yield event
-
-
-async def encoded(stream: AsyncIterator[dict], head: dict[str, Any], note: dict[str, Any]) -> AsyncIterator[bytes]:
-    """Yield a stream as Server-Sent Events; one that breaks off ends with an error instead of [DONE]."""
-    finished = False
+async def relayed(first: list[Chunk], rest: AsyncIterator[list[Chunk]], stream: Stream) -> AsyncIterator[bytes]:
+    """Yield an answer's events as they come; one that breaks off ends with an error instead of [DONE]."""
+    yield stream.begin() + b"".join(map(stream.go_on, first))
     try:
-        async for event in stream:
-            finished = finished or any(choice["finish_reason"] for choice in event["choices"])
-            yield data(head | event | (note if finished else {}))
-        yield b"data: [DONE]\n\n"
+        async for events in rest:
+            yield b"".join(map(stream.go_on, events))
+        yield stream.end("stop") + b"data: [DONE]\n\n"
     except APIError as error:
         prometheus.BROKEN_STREAMS.inc()
         yield data(error.problem())

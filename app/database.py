@@ -21,7 +21,7 @@ def opened(url: str) -> sa.Engine:
     file = url.removeprefix("sqlite:///") if url.startswith("sqlite:///") else None
     if file:
         make_private(Path(file))
-    engine = sa.create_engine(url, pool_pre_ping=True, hide_parameters=True, pool_size=THREADS, max_overflow=0)
+    engine = sa.create_engine(url, pool_pre_ping=not file, hide_parameters=True, pool_size=THREADS, max_overflow=0)
     if file:
         sa.event.listen(engine, "connect", prepare_sqlite)
         sa.event.listen(engine, "begin", begin_sqlite)
@@ -31,6 +31,12 @@ def opened(url: str) -> sa.Engine:
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
     return engine
+
+
+def reading(engine: sa.Engine) -> sa.Engine:
+    """Return the engine for statements that are no transaction: a reader waits for no writer."""
+    sqlite = engine.dialect.name == "sqlite"
+    return engine.execution_options(**{"begins": False} if sqlite else {"isolation_level": "AUTOCOMMIT"})
 
 
 def make_private(file: Path) -> None:
@@ -52,5 +58,5 @@ def prepare_sqlite(connection: Any, record: Any) -> None:
 
 def begin_sqlite(connection: sa.Connection) -> None:
     """Take the lock of writers at once: one that is taken in mid-transaction cannot be waited for."""
-    if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
+    if connection.get_execution_options().get("begins", True):
         connection.exec_driver_sql("BEGIN IMMEDIATE")

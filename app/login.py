@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 
 from app.access import digest, is_local, key_of
 from app.errors import APIError
-from app.store import LOCAL, Person, Store
+from app.store import Person, Store
 
 COOKIE = "xinglin"
 WRONG_LOGINS = 10  # from one address …
@@ -22,13 +22,12 @@ ADDRESSES = 10_000  # that are remembered
 async def person_of(request: Request) -> Person:
     """Return who asks; raises APIError for nobody, and for a request that a page elsewhere has made a browser send."""
     refuse_foreign(request)
-    store: Store = request.app.state.store
-    token = request.cookies.get(COOKIE)
-    found = await run_in_threadpool(store.session, digest(token)) if token else None
+    token = token_of(request)
+    found = await run_in_threadpool(request.app.state.store.session, token) if token else None
     if found:
         return found
     if is_local(request):
-        return await run_in_threadpool(store.person, LOCAL)
+        return request.app.state.local
     raise APIError(401, "请先登录。", "login_required")
 
 

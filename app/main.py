@@ -26,7 +26,7 @@ from app.answers import Answers
 from app.login import Logins
 from app.middleware import CrossOrigin, HeadAsGet, RequestLog, log, set_up_logging
 from app.settings import Params
-from app.store import Held, Store
+from app.store import LOCAL, Held, Store
 from app.upstream import Upstream
 from xinglin.cli import CommandError, run_command
 
@@ -72,6 +72,7 @@ def create(params: Params) -> FastAPI:
     state.settings, state.store, state.gate, state.model = settings, store, Gate(settings, store), name
     state.upstreams, state.upstream = upstreams, upstreams[name]
     state.versions = {model: model_version() if model == name else "" for model in upstreams}
+    state.local = store.person(LOCAL)
     state.answers, state.logins = Answers(state), Logins(store, settings.session_days)
     if lost:
         log.warning("answers lost", extra={"fields": {"answers": lost}})

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from app.database import opened
+from app.database import opened, reading
 from app.tables import conversations, feedback, housekeeping, keys, messages, persons, sessions
 
 DAY = 86_400_000  # milliseconds, as all times here
@@ -77,6 +77,14 @@ class Message(NamedTuple):
         return self.correction or self.content
 
 
+class Asked(NamedTuple):
+    """A question that is kept, in its conversation, and the places of its answers."""
+
+    conversation: Conversation
+    question: Message
+    answers: list[Message]
+
+
 class Missing(Exception):
     """There is no such thing, or it is somebody else's."""
 
@@ -121,6 +129,7 @@ class Store:
 
     def __init__(self, url: str) -> None:
         self.engine = opened(url)
+        self.reader = reading(self.engine)
 
     def close(self) -> None:
         self.engine.dispose()
@@ -131,7 +140,7 @@ class Store:
             yield connection
 
     def read(self, query: sa.Select | sa.CompoundSelect) -> list[Any]:
-        with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        with self.reader.connect() as connection:
             return list(connection.execute(query))
 
     def one(self, query: sa.Select, what: str) -> Any:
@@ -143,7 +152,7 @@ class Store:
     def forget(self) -> None:
         """Take what was deleted out of SQLite's write-ahead log too."""
         if self.engine.dialect.name == "sqlite":
-            with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            with self.reader.connect() as connection:
                 if connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").scalar():
                     log.warning("deleted words are in the write-ahead log until the next deletion: somebody reads")
 
@@ -284,21 +293,29 @@ class Store:
         text: str,
         notice: str = "",
         models: Sequence[str] = (),
-    ) -> list[Message]:
+    ) -> Asked:
         """Keep a question, in a new conversation if none is given, and the places of its answers, one by each model."""
         with self.write() as connection:
             if conversation is None:
-                conversation = new_id()
-                title = " ".join(text.split())[:QUESTION_IN_TITLE]
-                row = {"id": conversation, "person_id": person, "title": title, "pinned": False}
-                connection.execute(conversations.insert().values(row | {"created_at": now(), "updated_at": now()}))
-            question = append(connection, person, conversation, parent, "user", content=text, notice=notice, state="done")
-            return [question, *(begin(connection, person, question, model) for model in models)]
+                talk, place = begin(connection, person, " ".join(text.split())[:QUESTION_IN_TITLE]), 0
+            else:
+                talk, place = touch(connection, person, conversation)
+            if parent is not None:
+                known = messages.c.conversation_id == talk.id, messages.c.id == parent, messages.c.role == "assistant"
+                if connection.execute(sa.select(messages.c.id).where(*known)).first() is None:
+                    raise Missing(parent)
+            question = node(talk.id, parent, "user", content=text, notice=notice, state="done")
+            answers = [node(talk.id, question.id, "assistant", model=model, state="running") for model in models]
+            append(connection, place, [question, *answers])
+        return Asked(talk, question, answers)
 
     def begin_answer(self, person: str, question: Message, model: str) -> Message:
         """Keep the place of one more answer to a question."""
         with self.write() as connection:
-            return begin(connection, person, question, model)
+            talk, place = touch(connection, person, question.conversation)
+            answer = node(talk.id, question.id, "assistant", model=model, state="running")
+            append(connection, place, [answer])
+        return answer
 
     def keep_part(self, identity: str, content: str) -> None:
         """Keep what has come of an answer, unless all of it has been kept meanwhile."""
@@ -394,28 +411,42 @@ class Store:
             yield self.messages(row.person_id, row.id)
 
 
-def begin(connection: sa.Connection, person: str, question: Message, model: str) -> Message:
-    """Add an answer that is being made."""
-    return append(connection, person, question.conversation, question.id, "assistant", model=model, state="running")
+def begin(connection: sa.Connection, person: str, title: str) -> Conversation:
+    """Add a conversation."""
+    talk = Conversation(new_id(), title, False, now(), now())
+    connection.execute(conversations.insert(), talk._asdict() | {"person_id": person})
+    return talk
 
 
-def append(connection: sa.Connection, person: str, conversation: str, parent: str | None, role: str, **values: Any) -> Message:
-    """Add a message below `parent`; raises Missing where the conversation is not the person's or the parent not in it."""
+def touch(connection: sa.Connection, person: str, conversation: str) -> tuple[Conversation, int]:
+    """Return a conversation that goes on now, and the position of its next message; raises Missing if it isn't the person's."""
     own = sa.and_(conversations.c.id == conversation, conversations.c.person_id == person)
-    if not connection.execute(conversations.update().where(own).values(updated_at=now())).rowcount:
+    columns = [conversations.c[name] for name in Conversation._fields]
+    found = connection.execute(conversations.update().where(own).values(updated_at=now()).returning(*columns)).first()
+    if found is None:
         raise Missing(conversation)
-    inside = messages.c.conversation_id == conversation
-    if parent is not None:
-        other = "assistant" if role == "user" else "user"
-        known = sa.select(messages.c.id).where(inside, messages.c.id == parent, messages.c.role == other)
-        if connection.execute(known).first() is None:
-            raise Missing(parent)
-    last = connection.execute(sa.select(sa.func.max(messages.c.position)).where(inside)).scalar()
+    last = sa.select(sa.func.max(messages.c.position)).where(messages.c.conversation_id == conversation)
+    place = connection.execute(last).scalar()
+    return Conversation(*found), 0 if place is None else place + 1
+
+
+def node(conversation: str, parent: str | None, role: str, **values: Any) -> Message:
+    """Return a new message."""
     empty: dict[str, Any] = {"content": "", "notice": "", "error": "", "model": "", "dropped": 0}
-    row = empty | {"id": new_id(), "role": role, "created_at": now()} | values
-    place = {"conversation_id": conversation, "parent_id": parent, "position": 0 if last is None else last + 1}
-    connection.execute(messages.insert().values(row | place))
-    return Message(**row, conversation=conversation, parent=parent, liked=None, correction=None, feedback=None)
+    unrated: dict[str, None] = {"liked": None, "correction": None, "feedback": None}
+    place: dict[str, Any] = {"id": new_id(), "conversation": conversation, "parent": parent, "role": role, "created_at": now()}
+    return Message(**empty | unrated | place | values)
+
+
+def append(connection: sa.Connection, place: int, nodes: Sequence[Message]) -> None:
+    """Add messages to a conversation, from a position on."""
+    names = [name for name in Message._fields if name in messages.c]
+    rows = [
+        {name: getattr(one, name) for name in names}
+        | {"conversation_id": one.conversation, "parent_id": one.parent, "position": place + number}
+        for number, one in enumerate(nodes)
+    ]
+    connection.execute(messages.insert(), rows)
 
 
 def branch(nodes: Sequence[Message], leaf: str) -> list[Message]:

@@ -24,7 +24,7 @@ from tests.conftest import ROOT, ends
 def ask(store: Store, text: str) -> str:
     """Keep a question of a new person; return the conversation's id."""
     person = store.key(add(store, "诊所").split("-")[1]).person
-    return store.ask(person, None, None, text)[0].conversation
+    return store.ask(person, None, None, text).conversation.id
 
 
 def filled(file: Path, count: int) -> list[str]:

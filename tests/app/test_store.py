@@ -53,7 +53,7 @@ def talk(store: Store, who: str, *texts: str) -> tuple[str, list[str]]:
     conversation, ids = None, []
     for number, text in enumerate(texts):
         if number % 2 == 0:
-            [message] = store.ask(who, conversation, ids[-1] if ids else None, text)
+            message = store.ask(who, conversation, ids[-1] if ids else None, text).question
             conversation = message.conversation
         else:
             message = store.begin_answer(who, message, "xinglin@abc")
@@ -84,7 +84,7 @@ def test_a_conversation_is_kept_in_order_with_what_its_reader_thought(store):
 def test_branches_stand_beside_each_other_and_a_path_keeps_to_one(store):
     who = person(store)
     conversation, ids = talk(store, who, "一", "答一", "二", "答二")
-    [other] = store.ask(who, conversation, ids[1], "二，改过")
+    other = store.ask(who, conversation, ids[1], "二，改过").question
     again = store.begin_answer(who, store.message(who, ids[0]), "m")
     assert [m.content for m in store.path(who, other.id)] == ["一", "答一", "二，改过"]
     assert [m.id for m in store.path(who, again.id)] == [ids[0], again.id] and len(store.messages(who, conversation)) == 6
@@ -253,7 +253,7 @@ def test_opening_it_again_migrates_nothing_twice(url):
 
 def test_an_answer_that_a_process_left_behind_is_lost_with_what_had_come(store):
     who = person(store)
-    _, answer = store.ask(who, None, None, "问", models=["m"])
+    [answer] = store.ask(who, None, None, "问", models=["m"]).answers
     store.keep_answer(answer.id, content="多喝")
     assert store.lose_running() == 1 and store.lose_running() == 0
     assert (store.message(who, answer.id).state, store.message(who, answer.id).content) == ("lost", "多喝")
@@ -288,7 +288,7 @@ from app.store import Store
 store = Store(sys.argv[1])
 number = 0
 while True:
-    question, answer = store.ask("local", None, None, f"问{number}", models=["m"])
+    [answer] = store.ask("local", None, None, f"问{number}", models=["m"]).answers
     store.keep_answer(answer.id, content=f"答{number}", state="done")
     print(number, flush=True)
     number += 1
