@@ -20,6 +20,7 @@ from app.red_flags import Found
 from app.replies import pieces
 from app.store import Message, Person, Store
 
+TELL_SECONDS = 0.1  # from one event of an answer to the next
 KEEP_SECONDS = 5  # how much of a running answer a kill may cost
 AGAIN_SECONDS = 5  # until the database is offered again what it did not take
 BUSY = "数据库暂时不可用，回答没有保存，请先复制。"
@@ -52,6 +53,8 @@ class Running:
         self.text, self.over = "", False
         self.ending = ""  # the state that it is to end in, once somebody ends it
         self.changed = asyncio.Event()
+        self.told = 0.0
+        self.telling: asyncio.TimerHandle | None = None
         self.task: asyncio.Task[None] | None = None  # makes and keeps it
         self.work: asyncio.Task[str] | None = None  # the part of that which may be ended
 
@@ -63,8 +66,20 @@ class Running:
 
     def tell(self) -> None:
         """Wake whoever waits."""
+        if self.telling:
+            self.telling.cancel()
+            self.telling = None
+        self.told = time.monotonic()
         self.changed.set()
         self.changed = asyncio.Event()
+
+    def tell_soon(self) -> None:
+        """Wake whoever waits, ten times a second at the most: a page shows no more."""
+        wait = self.told + TELL_SECONDS - time.monotonic()
+        if wait <= 0:
+            self.tell()
+        elif self.telling is None:
+            self.telling = asyncio.get_running_loop().call_later(wait, self.tell)
 
     async def events(self, place: int) -> AsyncIterator[Event | None]:
         """Yield the answer from `place` on: its text so far at once, then as it comes, then how it ended.
@@ -186,7 +201,7 @@ class Answers:
                     prometheus.FIRST_TOKEN.observe(time.perf_counter() - start)
                 running.text += piece
                 if piece:
-                    running.tell()
+                    running.tell_soon()
         if finish not in STATES:
             raise broken_off()
         running.text += marked(running.text, found)

@@ -297,19 +297,20 @@ async def ask(body: Question, request: Request, person: Who) -> Asked:
     conversation = body.conversation or (before[-1].conversation if before else None)
     answers = answers_of(request)
     async with answers.places(person, len(wanted)) as places:
-        found = await emergencies(request, [*turns(before), {"role": "user", "content": text}])
         names = [answers.named(model) for model in wanted]
-        kept: store.Asked = await stored(request, "ask", person.id, conversation, body.parent, text, notice(found), names)
+
+        def keep() -> tuple[list[Found], store.Asked]:
+            state = request.app.state
+            found = urgent([*turns(before), {"role": "user", "content": text}], state.settings)
+            return found, state.store.ask(person.id, conversation, body.parent, text, notice(found), names)
+
+        found, kept = await run_in_threadpool(keep)
         answers.begin(person, [*before, kept.question], found, kept.answers, places)
     return Asked(
         conversation=shown(request, person, kept.conversation),
         question=Message.of(kept.question),
         answers=[Message.of(one) for one in kept.answers],
     )
-
-
-async def emergencies(request: Request, said: list[dict[str, str]]) -> list[Found]:
-    return await run_in_threadpool(urgent, said, request.app.state.settings)
 
 
 @router.post("/questions/{identity}/answers", status_code=201)
@@ -320,7 +321,7 @@ async def ask_again(identity: Id, body: AskAgain, request: Request, person: Who)
         raise store.Missing(identity)
     [model], answers = chosen(request, [body.model] if body.model else None), answers_of(request)
     async with answers.places(person, 1) as places:
-        found = await emergencies(request, turns(said))
+        found = await run_in_threadpool(urgent, turns(said), request.app.state.settings)
         begun = [await stored(request, "begin_answer", person.id, said[-1], answers.named(model))]
         answers.begin(person, said, found, begun, places)
     return Again(answers=[Message.of(one) for one in begun])

@@ -8,6 +8,7 @@ from app.upstream import Size, Upstream
 
 MESSAGE_TOKENS = 8  # what a chat template puts around a message, at the most that Qwen's and Llama's do
 TEMPLATE_TOKENS = 64  # and around all of them, a system text of the template's own included
+TEMPLATE_BYTES = 512  # more than any known one says by itself
 ANSWER_SHARE = 4  # a quarter of the context is kept for the answer, unless less is wanted
 
 
@@ -23,8 +24,12 @@ async def fit(upstream: Upstream, messages: list[dict[str, str]], wanted: int) -
     """Return the conversation as it fits; `messages` are system texts, then turns that begin and end with a question.
 
     The oldest questions go first, each with its answer. Raises APIError where the last question alone is too long.
-    The server's tokenizer is asked once, and about log2 of the turns more often where they do not fit.
+    A short one fits whatever the tokenizer. Else the server's is asked once, and about log2 of the turns more often where
+    they do not fit.
     """
+    limit = await upstream.max_model_len()
+    if limit and most(messages) + wanted <= limit:
+        return Fitted(messages, 0, wanted)
     size = await measured(upstream, messages)
     if size is None:
         return Fitted(messages, 0, wanted)
@@ -76,6 +81,11 @@ async def measured(upstream: Upstream, messages: list[dict[str, str]]) -> Size |
         return size
     limit = await upstream.max_model_len()
     return Size(estimate(messages), limit) if limit else None
+
+
+def most(messages: list[dict[str, str]]) -> int:
+    """Return how many tokens a conversation has at the most: no vocabulary in use has a token of less than a byte."""
+    return sum(len(message["content"].encode()) + MESSAGE_TOKENS for message in messages) + TEMPLATE_BYTES
 
 
 def estimate(messages: list[dict[str, str]]) -> int:

@@ -1,6 +1,7 @@
 """The database as it is opened: SQLite or PostgreSQL, its file private, its schema the newest."""
 
 import stat
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from alembic.config import Config
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 THREADS = 40  # of starlette's pool, in which the store's methods run
+BUSY_SECONDS = 5  # how long a writer waits for another one in this process, and then for one in another
 PRIVATE = stat.S_IRUSR | stat.S_IWUSR
 
 
@@ -39,6 +41,11 @@ def reading(engine: sa.Engine) -> sa.Engine:
     return engine.execution_options(**{"begins": False} if sqlite else {"isolation_level": "AUTOCOMMIT"})
 
 
+def writers(engine: sa.Engine) -> threading.Semaphore:
+    """Return as many places as there may be writers. SQLite has one: who waits for it there sleeps, and looks again."""
+    return threading.BoundedSemaphore(1 if engine.dialect.name == "sqlite" else THREADS)
+
+
 def make_private(file: Path) -> None:
     """Make a database's file before SQLite does, for its owner alone; its companions get the same mode from it."""
     file.absolute().parent.mkdir(parents=True, exist_ok=True)
@@ -50,7 +57,8 @@ def make_private(file: Path) -> None:
 
 def prepare_sqlite(connection: Any, record: Any) -> None:
     """Write ahead and to the disk at every commit; wait for another writer; mind foreign keys; wipe what is deleted."""
-    settings = ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000", "foreign_keys=ON", "secure_delete=ON")
+    wait = f"busy_timeout={1000 * BUSY_SECONDS}"
+    settings = ("journal_mode=WAL", "synchronous=FULL", wait, "foreign_keys=ON", "secure_delete=ON")
     for setting in settings:
         connection.execute(f"PRAGMA {setting}")
     connection.isolation_level = None  # begin_sqlite begins

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from app.database import opened, reading
+from app.database import BUSY_SECONDS, opened, reading, writers
 from app.tables import conversations, feedback, housekeeping, keys, messages, persons, sessions
 
 DAY = 86_400_000  # milliseconds, as all times here
@@ -129,15 +129,20 @@ class Store:
 
     def __init__(self, url: str) -> None:
         self.engine = opened(url)
-        self.reader = reading(self.engine)
+        self.reader, self.writers = reading(self.engine), writers(self.engine)
 
     def close(self) -> None:
         self.engine.dispose()
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
-        with self.engine.begin() as connection:
-            yield connection
+        if not self.writers.acquire(timeout=BUSY_SECONDS):
+            raise sa.exc.TimeoutError("another writer holds the database")
+        try:
+            with self.engine.begin() as connection:
+                yield connection
+        finally:
+            self.writers.release()
 
     def read(self, query: sa.Select | sa.CompoundSelect) -> list[Any]:
         with self.reader.connect() as connection:

@@ -69,8 +69,12 @@ def stand_in(port: int) -> None:
     async def tokenize(request: web.Request) -> web.Response:
         return web.json_response({"count": 20, "max_model_len": 4096, "tokens": []})
 
+    async def models(request: web.Request) -> web.Response:
+        return web.json_response({"object": "list", "data": [{"id": "xinglin", "max_model_len": 4096}]})
+
     app = web.Application()
     app.router.add_post("/v1/chat/completions", chat)
+    app.router.add_get("/v1/models", models)
     app.router.add_post("/tokenize", tokenize)
     web.run_app(app, host="127.0.0.1", port=port, print=None)
 
