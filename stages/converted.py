@@ -89,8 +89,9 @@ def drawn(folder: Path, sources: Sources, converted: Converted) -> Iterator[Batc
 def files_of(
     folder: Path, source: Source, converted: Converted, keys: tuple[str, ...] = ()
 ) -> Iterator[tuple[Origin, Iterator[Record]]]:
+    columns = converted.columns_of(source.name)
     for file in source.files:
-        yield Origin(source.name, file.file, file.part, keys), records(folder / file.file, converted.columns)
+        yield Origin(source.name, file.file, file.part, keys), records(folder / file.file, columns)
 
 
 def keys_beside(folder: Path, sources: Sources) -> tuple[str, ...]:
@@ -151,6 +152,14 @@ def write_rows(
                 )
     file.write(closing)
     return tally
+
+
+def names_sources(converted: Converted, names: list[str]) -> None:
+    """Stop where `columns` are of a source that isn't there."""
+    for place in converted.mappings():
+        source = place.removeprefix("columns.")
+        if source != place and source not in names:
+            raise CommandError(f"converted.columns: no source '{source}', there is {', '.join(names)}")
 
 
 def check(tally: SourceTally, converted: Converted, file: Path) -> None:
@@ -218,6 +227,7 @@ def main() -> None:
     params, began = Params.read(), time.perf_counter()
     converted = params.converted
     sources = read_sources(paths.raw)
+    names_sources(converted, [source.name for source in sources.sources])
     with atomic_path(paths.out) as folder:
         folder.mkdir()
         names = (f"dialogues.{converted.output}", "rejects.jsonl", "duplicates.jsonl", "preferences.jsonl")

@@ -1,4 +1,4 @@
-"""What the application's tests share: a PostgreSQL server."""
+"""What the application's tests share: a PostgreSQL server, the application before a model's server, a person's browser."""
 
 import os
 import shutil
@@ -6,11 +6,16 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
+from playwright.sync_api import Browser, BrowserContext, Page
 
+from app.store import Store
+from tests.app.chat_page import enter
+from tests.application import application, model_server
 from xinglin.serving.server import free_port
 
 
@@ -45,3 +50,52 @@ def postgresql() -> Iterator[str]:
         finally:
             server.send_signal(signal.SIGINT)
             server.wait(30)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("app")
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URL of a model's server that sends 60 pieces of text a second, or a module's PACE."""
+    with model_server(folder, free_port(), pace=getattr(request.module, "PACE", 60)) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def app(folder: Path, model: str) -> Iterator[str]:
+    with application(folder, model) as url:
+        yield url
+
+
+@pytest.fixture
+def store(folder: Path, app: str) -> Iterator[Store]:
+    opened = Store(f"sqlite:///{folder}/conversations.db")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def visit(browser: Browser) -> Iterator[Callable[..., BrowserContext]]:
+    """Makes browser contexts: a person's browser each, closed after the test."""
+    opened = []
+
+    def make(**options: object) -> BrowserContext:
+        context = browser.new_context(**({"viewport": {"width": 1200, "height": 800}, "locale": "zh-CN"} | options))
+        context.set_default_timeout(15_000)
+        context.grant_permissions(["clipboard-read", "clipboard-write"])
+        opened.append(context)
+        return context
+
+    yield make
+    for context in opened:
+        context.close()
+
+
+@pytest.fixture
+def page(visit: Callable[..., BrowserContext], app: str) -> Page:
+    """A page on this machine itself, where nobody has asked anything yet."""
+    httpx.delete(f"{app}/api/conversations")
+    return enter(visit(), app)

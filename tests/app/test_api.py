@@ -13,35 +13,10 @@ import pytest
 import sqlalchemy as sa
 
 from app.keys import add
-from app.store import Store
 from tests.application import application, model_server
 from xinglin.serving.server import free_port
 
 WORDS = "我的名字叫王小明，胃疼三天了"
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("api")
-
-
-@pytest.fixture(scope="module")
-def model(folder: Path) -> Iterator[str]:
-    with model_server(folder, free_port(), pace=60) as url:
-        yield url
-
-
-@pytest.fixture(scope="module")
-def app(folder: Path, model: str) -> Iterator[str]:
-    with application(folder, model) as url:
-        yield url
-
-
-@pytest.fixture
-def store(folder: Path, app: str) -> Iterator[Store]:
-    opened = Store(f"sqlite:///{folder}/conversations.db")
-    yield opened
-    opened.close()
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -21,23 +20,7 @@ from tests.ports import quiet_port
 from xinglin.serving.server import free_port
 
 HELLO = [{"role": "user", "content": "咳嗽怎么办"}]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("app")
-
-
-@pytest.fixture(scope="module")
-def model(folder: Path) -> Iterator[str]:
-    with model_server(folder, free_port()) as url:
-        yield url
-
-
-@pytest.fixture(scope="module")
-def app(folder: Path, model: str) -> Iterator[str]:
-    with application(folder, model) as url:
-        yield url
+PACE = 200  # pieces of text a second, as many as the slow client reads
 
 
 @pytest.fixture

@@ -126,6 +126,20 @@ def test_a_source_of_which_nothing_is_drawn_or_too_much_rejected_is_named(conver
     assert done.status == 1 and "small.jsonl: no records: its share draws none of 1" in done.error
 
 
+def test_one_of_several_sources_may_need_columns(convert):
+    other = json.dumps({"case": {"ask": "头晕怎么办", "doctor": "先测血压"}}, ensure_ascii=False)
+    files = {"huatuo.jsonl": huatuo(*named("甲", 3)), "clinic.jsonl": other + "\n"}
+    sources = [{"name": name.split(".")[0], "path": name} for name in files]
+    columns = {"question": "case.ask", "answer": "case.doctor"}
+    folder, done = convert(files, sources, {"converted.columns": {"clinic": columns}})
+    assert done.status == 0, done.err
+    assert [row["output"] for row in rows(folder / "converted" / "dialogues.jsonl")][-1] == "先测血压"
+    _, done = convert(files, sources, {"converted.columns": {"clinik": columns}})
+    assert done.status == 1 and "converted.columns: no source 'clinik', there is huatuo, clinic" in done.error
+    _, done = convert(files, sources, {"converted.columns": {"clinic": {"answer": "a"}}})
+    assert done.status == 2 and "columns.clinic must name the turns" in done.error
+
+
 def test_max_dialogues_lets_later_sources_not_come_to_their_turn(convert):
     two = [{"name": "a", "path": "a.jsonl"}, {"name": "b", "path": "b.jsonl"}]
     _, done = convert({"a.jsonl": huatuo(*named("甲", 9)), "b.jsonl": huatuo("乙")}, two, {"converted.max_dialogues": 5})

@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from hashlib import blake2b
 from itertools import takewhile
-from typing import Literal
+from typing import Any, Literal
 
 import orjson
 from pydantic import model_validator
@@ -20,12 +20,13 @@ from xinglin.dialogues.screening import Advertising, screened
 from xinglin.dialogues.tally import PAIR, UNDESIRED, Chunk, Span
 from xinglin.params import Count, Section, Share
 
+Columns = dict[str, str | int]
 SHOWN = 200  # characters of a rejected record that rejects.jsonl shows
 
 
 class Converted(Section):
     format: Literal["auto", "huatuo", "alpaca", "sharegpt", "messages", "csv"]
-    columns: dict[str, str | int] | None
+    columns: Columns | dict[str, Columns] | None
     speakers: dict[str, Literal["user", "assistant", "system"]]
     thoughts: Literal["drop", "reject"]
     output: Literal["jsonl", "json"]
@@ -38,24 +39,35 @@ class Converted(Section):
 
     @model_validator(mode="after")
     def columns_suffice(self) -> "Converted":
-        if self.columns is None:
-            return self
-        if unknown := self.columns.keys() - set(MAPPED):
-            raise ValueError(f"columns: unknown {', '.join(sorted(unknown))}, expected {', '.join(MAPPED)}")
-        if "turns" not in self.columns and not ("answer" in self.columns and {"question", "title"} & self.columns.keys()):
-            raise ValueError("columns must name the turns, or an answer and a question or a title")
+        for place, columns in self.mappings().items():
+            if unknown := columns.keys() - set(MAPPED):
+                raise ValueError(f"{place}: unknown {', '.join(sorted(unknown))}, expected {', '.join(MAPPED)}")
+            if "turns" not in columns and not ("answer" in columns and {"question", "title"} & columns.keys()):
+                raise ValueError(f"{place} must name the turns, or an answer and a question or a title")
         return self
+
+    def mappings(self) -> dict[str, Columns]:
+        """Return the columns given, by the name that an error calls them."""
+        given: dict[str, Any] = self.columns or {}
+        if all(isinstance(value, dict) for value in given.values()):
+            return {f"columns.{source}": columns for source, columns in given.items()}
+        return {"columns": given}
+
+    def columns_of(self, source: str) -> Columns | None:
+        """Return the columns that hold for a source."""
+        given = self.mappings()
+        return given.get("columns", given.get(f"columns.{source}")) or None
 
 
 def convert(batch: Batch, converted: Converted) -> Chunk:
     """Make of each record one row or one reject."""
-    origin = batch.origin
+    origin, columns = batch.origin, converted.columns_of(batch.origin.source)
     chunk = Chunk(origin, len(batch.records), batch.left_out, sum(record.lines for record in batch.records))
     for place, record in enumerate(batch.records):
         span = Span(origin.file, record.line, record.lines, record.element)
         try:
             screening: Counter = Counter()
-            dialogue = dialogue_of(record.where, record.value, converted, chunk)
+            dialogue = dialogue_of(record.where, record.value, converted, columns, chunk)
             dialogue = screened(dialogue, converted.personal_data, converted.advertising, screening, chunk.counts.found)
             opened = sum(1 for _ in takewhile(lambda turn: turn[0] == "assistant", dialogue.turns))
             opened = 0 if opened == len(dialogue.turns) else opened
@@ -101,7 +113,9 @@ def preference(row: dict, dialogue: Dialogue, mended: Counter) -> bytes:
     return orjson.dumps({name: row[name] for name in row if name != "output"} | pair, option=orjson.OPT_APPEND_NEWLINE)
 
 
-def dialogue_of(where: str, source: bytes | dict | Broken, converted: Converted, chunk: Chunk) -> Dialogue:
+def dialogue_of(
+    where: str, source: bytes | dict | Broken, converted: Converted, columns: Columns | None, chunk: Chunk
+) -> Dialogue:
     """Read one record in the shape that the parameters name, or that its keys tell."""
     if isinstance(source, Broken):
         raise Unusable(source.reason)
@@ -109,12 +123,12 @@ def dialogue_of(where: str, source: bytes | dict | Broken, converted: Converted,
         record = orjson.loads(source) if isinstance(source, bytes) else source
     except orjson.JSONDecodeError as error:
         raise Unusable("not JSON in UTF-8") from error
-    shape = shape_of(record, converted.columns) if converted.format == "auto" else converted.format
+    shape = shape_of(record, columns) if converted.format == "auto" else converted.format
     if shape not in chunk.shapes:
         chunk.shapes[shape] = f"{where}: {' '.join(excerpt(source, converted).split())}"
     if isinstance(source, bytes) and isinstance(record, dict) and (twice := named_twice(source, record)):
         raise Unusable(f"the key '{twice}' stands in it twice")
-    return read(record, shape, converted.columns, converted.speakers)
+    return read(record, shape, columns, converted.speakers)
 
 
 def named_twice(source: bytes, record: dict) -> str | None:
