@@ -211,15 +211,15 @@ def main() -> None:
         Path("."), 3 * sum(file["bytes"] for file in record["files"].values()), "the merged model and its copy in DVC's cache"
     )
     sources = trained_sources(paths.converted / "stats.json", paths.split / "train.jsonl", params.adapter.max_samples)
+    overlap = read_json(paths.split / "report.json")["overlap"]
     template = yaml.safe_load(paths.template.read_text(encoding="utf-8"))
     with atomic_path(paths.out) as folder:
         export(export_config(template, params, base, paths.adapter, folder), folder)
         put_files(base, paths.tokenizer, folder, params.decoding)
         found = parity(folder, paths.predictions, params, base)
         write_json(folder / "parity.json", found)
-        (folder / "README.md").write_text(
-            card(paths.card, base=record, metrics=metrics, params=params, parity=found, sources=sources), encoding="utf-8"
-        )
+        facts = {"base": record, "metrics": metrics, "params": params, "parity": found, "sources": sources, "overlap": overlap}
+        (folder / "README.md").write_text(card(paths.card, **facts), encoding="utf-8")
         params.ensure_unchanged()
     print(
         f"merged: gate passed, log-probabilities moved by {found['mean']:.4f} nats a token "

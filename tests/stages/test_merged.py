@@ -70,7 +70,10 @@ def test_a_tuned_model_is_exported_itself_in_the_bases_own_precision_or_the_one_
 OWN = {"name": "dialogues", "source": "sample", "dataset": None, "licence": "Apache-2.0", "terms": "permissive", "rows": 220}
 
 
-def card(changes, sources=(OWN,)):
+NO_OVERLAP = {"exact": 0, "near": 0, "contained": 0}
+
+
+def card(changes, sources=(OWN,), overlap=NO_OVERLAP):
     metrics, parity = json.loads((ROOT / "metrics.json").read_text()), {"mean": 0.01, "tolerance": 0.06}
     return merged.card(
         ROOT / "templates" / "card.md",
@@ -79,7 +82,15 @@ def card(changes, sources=(OWN,)):
         params=params_with(changes),
         parity=parity,
         sources=sources,
+        overlap=overlap,
     )
+
+
+def test_the_card_says_where_own_parts_have_texts_in_common():
+    clean, leaking = card({}).splitlines(), card({}, overlap=NO_OVERLAP | {"near": 5}).splitlines()
+    assert "- 数据：按对话组划分，测试集与训练集没有相同或近似的问题" in clean
+    [line] = [line for line in leaking if "使用者自带的划分有重合" in line]
+    assert "近似 5 处" in line and "没有相同或近似" not in "".join(leaking)
 
 
 def test_the_card_names_each_source_with_its_rows_and_licence_and_warns_of_what_may_stop_a_release():
