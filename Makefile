@@ -2,7 +2,7 @@
 # `make demo` and `make test` are the two commands to begin with; `make help` lists the rest.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo repro test lint soak bench base-check candidates sweep best judge exam exports report diff review remote serve serve-check app up page key backup restore \
+.PHONY: help setup demo repro test packages lint soak bench base-check candidates sweep best judge exam exports report diff review remote serve serve-check app up page key backup restore \
   feedback red-flags chat webui profile leakage doctor gpu join bundle requirements
 
 UV_VERSION := 0.13.9
@@ -31,10 +31,13 @@ demo: setup repro ## set up, run the whole pipeline, print base against tuned
 repro: ## make what is not up to date (dvc repro), also where the file at raw.path or the weights at base.path have changed
 	@$(PY) -m tools.repro
 
-test: setup .venv-transformers4/ready .venv-clients/ready lint ## every test but the long ones (make soak), the real pipeline included
+test: ## every test but the long ones (make soak), the real pipeline included
+	@$(MAKE) --no-print-directory --jobs 3 setup .venv-transformers4/ready .venv-clients/ready packages
+	@$(MAKE) --no-print-directory lint
+	$(PY) -m pytest -m "not soak" -n 2 --dist loadfile --no-loadscope-reorder
+
+packages:
 	@sh tests/install.sh
-	$(PY) -m pytest -m "not soak" tests/test_pipeline.py
-	$(PY) -m pytest -m "not soak" --ignore tests/test_pipeline.py -n 2 --dist loadfile
 
 ##@ Data and base
 
