@@ -161,8 +161,8 @@ def measure(command: list[str], folder: Path) -> tuple[float, float]:
         parent = psutil.Process(process.pid)
         while not done.wait(0.1):
             total = 0
-            for one in [parent, *parent.children(recursive=True)]:
-                with contextlib.suppress(psutil.Error):
+            with contextlib.suppress(psutil.Error):
+                for one in [parent, *parent.children(recursive=True)]:
                     total += one.memory_full_info().pss
             peak = max(peak, total / 1e6)
 
