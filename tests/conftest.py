@@ -89,7 +89,7 @@ class Project:
         self.folder = copy_project(folder)
 
     def run(
-        self, *command: str, expect: int | None = 0, timeout: float = 1500, **environment: str
+        self, *command: str, expect: int | None = 0, timeout: float = 3000, **environment: str
     ) -> subprocess.CompletedProcess:
         """Run a command in the copy; its status must be `expect` (None: any)."""
         done = subprocess.run(
