@@ -147,6 +147,13 @@ def test_max_dialogues_lets_later_sources_not_come_to_their_turn(convert):
     assert "b: 0 records" in done.err
 
 
+def test_one_row_of_many_characters_is_a_reject_and_holds_nothing_up(convert):
+    files = {"a.jsonl": huatuo(*named("甲", 40), "邮箱 a@b.cn " + "iVBORw0KGgo" * 25_000)}
+    _, done = convert(files, [{"name": "a", "path": "a.jsonl"}])
+    assert done.status == 0 and done.stats["converted"] == 40
+    assert done.stats["reasons"] == {"a turn of more than 4000 characters": 1}
+
+
 def test_a_folder_is_read_in_the_order_of_names_and_what_is_left_aside_is_said(convert):
     files = {"set/b.jsonl": huatuo("乙"), "set/a.jsonl": huatuo("甲"), "set/.c.jsonl": huatuo("丙"), "set/README.md": "x"}
     folder, done = convert(files, [{"name": "mine", "path": "set"}])

@@ -1,11 +1,15 @@
+import re
 from collections import Counter
+from itertools import cycle, islice
+from time import process_time
 
 import pytest
 
+from xinglin.dialogues import cleaning, personal, screening
 from xinglin.dialogues.cleaning import clean, tidy
 from xinglin.dialogues.dialogue import Dialogue, Unusable
 from xinglin.dialogues.personal import Found
-from xinglin.dialogues.screening import screened
+from xinglin.dialogues.screening import ensure_length, screened
 
 
 def screen(answer, question="头疼怎么办", personal_data="mask", advertising="remove"):
@@ -139,3 +143,88 @@ def test_what_cannot_be_seen_goes_and_is_counted(before, after, rule):
 @pytest.mark.parametrize("text", ["👨‍👩‍👧", "❤️", "1️⃣", "🏳️‍🌈"])
 def test_emoji_stay_as_they_are(text):
     assert tidy(text, mended := Counter()) == text and not mended
+
+
+SHORT, LONG = 4000, 16000  # characters
+# What a text may consist of over and over, and what ends it; "" is nothing that ends it.
+REPEATED = (
+    "a 1 市 路 区 镇 村 号 & < > @ . , ， “ \" ' : ： / - _ = ; ? 加 微 卡 a. a@ a- 1. 1- &amp; &lt; &#38; <! <!-- --> <p <p> "
+    '<br <br> </ <script> <script </script <style> <p_a=b_ <p_a=" <p_a=\'_b=" 路1 路1号 栋1 1栋 花园1 市区 市区村 省市 '
+    "石家庄市长安县西村 一三 13 138 +86 0- 加微信 微信 微信： QQ群 电话 电话： 身份证： 地址： 地址：市 姓名 姓名： 姓名：王伟， "
+    "我叫 名字叫 "
+    "患者： 患者：王伟， http:// www. http://, 关注 扫码 加盟热线： 点击 锟 锛 ä½\xa0 \u0301\u0323 \u200d\ufe0f ❤\u200d 。 ！ "
+    "\n 问： 医院 a·A v："
+)
+KINDS = [" ", *(kind.replace("_", " ") for kind in REPEATED.split(" "))]
+EXPRESSIONS = {
+    f"{module.__name__.rpartition('.')[2]}.{name}": value
+    for module in (cleaning, personal, screening)
+    for name, value in vars(module).items()
+    if isinstance(value, re.Pattern) and isinstance(value.pattern, str) and name != "LOOP"  # which is only matched at the start
+} | {f"personal.RULES[{place}]": rule.pattern for place, rule in enumerate(personal.RULES)}
+
+
+def hostile(kind, length, start="", end=""):
+    return start + "".join(islice(cycle(kind), length)) + end
+
+
+def seconds(act, text):
+    begun = process_time()
+    act(text)
+    return process_time() - begun
+
+
+def grows_too_fast(act, *around):
+    """Say whether a text four times as long takes more than six times as long, three times in a row."""
+    for _ in range(3):
+        long = seconds(act, hostile(around[0], LONG, *around[1:]))
+        if long < 0.025 or long < 6 * seconds(act, hostile(around[0], SHORT, *around[1:])):
+            return False
+    return True
+
+
+def treat(text):
+    try:
+        done = screened(Dialogue([("user", "邮箱 a@b.cn"), ("assistant", text)]), "mask", "remove", Counter(), Found())
+        clean(done.turns, LONG)
+    except Unusable:
+        pass
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_time_that_a_text_takes_grows_with_its_length(kind):
+    for around in (("", ""), ("微信<p ", "90@1路1号村")):
+        assert not grows_too_fast(treat, kind, *around), around
+    assert min(seconds(treat, hostile(kind, SHORT)) for _ in range(2)) < 0.25
+
+
+@pytest.mark.parametrize("name", EXPRESSIONS)
+def test_no_expression_takes_more_than_its_share_of_time_on_a_longer_text(name):
+    slow = [kind for kind in KINDS if grows_too_fast(lambda text: list(EXPRESSIONS[name].finditer(text)), kind)]
+    assert not slow
+
+
+def test_what_is_far_too_long_is_rejected_before_any_expression_runs():
+    for dialogue in (
+        Dialogue([("user", "邮箱 a@b.cn" + "a" * 401), ("assistant", "好")]),
+        Dialogue([("user", "头疼"), ("assistant", "好")], rejected="a" * 401),
+    ):
+        with pytest.raises(Unusable, match="a turn of more than 100 characters"):
+            ensure_length(dialogue, 100)
+    with pytest.raises(Unusable, match="a system text of more than 400 characters"):
+        ensure_length(Dialogue([("user", "头疼"), ("assistant", "好")], system="a" * 401), 100)
+    ensure_length(Dialogue([("user", "a" * 400), ("assistant", "好")]), 100)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("血压&amp;amp;amp;amp;amp;amp;amp;amp;amp;amp;amp;lt;90", "血压<90"),
+        ("好<script>一<!-- 二</script>三<!-- 四 -->五", "好三五"),
+        ("好<style>一<style>二</style>三</style>四", "好三四"),
+        ("多喝水  <br>  <br/> 多休息", "多喝水\n多休息"),
+        ("多喝水<img alt='一' src=\"data:image/png;base64,AAAA\" hidden>多休息", "多喝水多休息"),
+    ],
+)
+def test_html_within_html_goes(before, after):
+    assert screen(before)[0].replace("\n\n", "\n") == after

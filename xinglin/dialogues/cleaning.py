@@ -36,6 +36,7 @@ WORD = re.compile(r"[^\W_]")  # a letter, an ideograph or a digit
 CLAUSES = re.compile(r"[\W_]+")
 LOOP = re.compile(r"(?s)(.{2,80}?)\1{2,}")
 SMALL_TALK = 4  # characters up to which two people say the same to each other, as in 再见
+STACK = 30  # as Unicode's Stream-Safe Text Format has it (UAX #15)
 LINE_END = re.compile("\r\n?|\u2028|\u2029|\x85")
 NARROW = {wide: wide - 0xFEE0 for first, last in ("０９", "ＡＺ", "ａｚ") for wide in range(ord(first), ord(last) + 1)} | {
     0x3000: " "
@@ -106,11 +107,21 @@ def tidy(text: str, mended: Counter) -> str:
         text = changed(text, UNMEANT.sub("", text), "private", mended)
         text = changed(text, text.translate(NARROW), "narrowed", mended)
     if not unicodedata.is_normalized("NFC", text):
-        text = changed(text, unicodedata.normalize("NFC", text), "composed", mended)
+        text = changed(text, unicodedata.normalize("NFC", unstacked(text)), "composed", mended)
     if "\ufffd" in text:
         raise Unusable("characters lost in an earlier conversion (U+FFFD)")
     text = changed(text, text.strip(), "trimmed", mended)
     return changed(text, neutralise(text), "neutralised", mended)
+
+
+def unstacked(text: str) -> str:
+    """Return a text with no more than STACK marks on one letter: the time to order them grows with their square."""
+    kept, height = [], 0
+    for character in text:
+        height = height + 1 if unicodedata.combining(character) else 0
+        if height <= STACK:
+            kept.append(character)
+    return "".join(kept)
 
 
 def changed(before: str, after: str, rule: str, mended: Counter) -> str:

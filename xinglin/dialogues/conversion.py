@@ -16,7 +16,7 @@ from xinglin.dialogues.dialogue import Dialogue, Unusable
 from xinglin.dialogues.formats import MAPPED, read, shape_of
 from xinglin.dialogues.record import Broken
 from xinglin.dialogues.rows import alpaca_row
-from xinglin.dialogues.screening import Advertising, screened
+from xinglin.dialogues.screening import Advertising, ensure_length, screened
 from xinglin.dialogues.tally import PAIR, UNDESIRED, Chunk, Span
 from xinglin.params import Count, Section, Share
 
@@ -68,6 +68,7 @@ def convert(batch: Batch, converted: Converted) -> Chunk:
         try:
             screening: Counter = Counter()
             dialogue = dialogue_of(record.where, record.value, converted, columns, chunk)
+            ensure_length(dialogue, converted.max_turn_characters)
             dialogue = screened(dialogue, converted.personal_data, converted.advertising, screening, chunk.counts.found)
             opened = sum(1 for _ in takewhile(lambda turn: turn[0] == "assistant", dialogue.turns))
             opened = 0 if opened == len(dialogue.turns) else opened

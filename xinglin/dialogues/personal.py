@@ -33,19 +33,23 @@ TITLES = "医生|大夫|护士|老师|主任|先生|女士|小姐|教授|院长|
 NAME = rf"(?!(?:{SURNAMES})(?:{TITLES}))(?:{SURNAMES})(?:某某?|[一-龥]{{1,2}}?)"
 NAME_END = r"(?=[^一-龥]|$|今年|性别|年龄|电话|手机|身份证|住|男|女|的)"
 PART = r"(?:(?![住在到从往去来于是我您你他她的了和与离址])[一-龥])"  # an ideograph of a place's name
-AREA = (
-    rf"(?:{PART}{{2,7}}?(?:省|自治区))?(?:{PART}{{2,7}}?(?:自治州|市|州|盟))?(?:{PART}{{1,6}}?(?:区|县|旗|市))?"
-    rf"(?:{PART}{{1,7}}?(?:街道|镇|乡))?"
-)
 INSIDE = r"(?:[\s，,-]?[\dA-Za-z一二三四五六七八九十]{1,5}(?:号楼|号院|栋|幢|座|单元|层|楼|室|号|户|组)|[\s-]?\d{1,4}(?!\d))*"
 ESTATE = r"(?:小区|花园|家园|公寓|新村|社区|广场|大厦|苑|里|城|府|湾)"
 STREET = r"(?:路[一二三四五六七八九]段|大街|大道|街|胡同|巷|弄|(?<![尿气血泪胆通线思电网])路)"
+# Each level of an area ends at the first word for it, once and for all (?>…): tried anew they would multiply.
+AREA = (
+    rf"(?>(?:{PART}{{2,7}}?(?:省|自治区))?)(?>(?:{PART}{{2,7}}?(?:自治州|市|州|盟)(?!{STREET}))?)"
+    rf"(?>(?:{PART}{{1,6}}?(?:区|县|旗|市)(?!{STREET}))?)(?>(?:{PART}{{1,7}}?(?:街道|镇|乡)(?!{STREET}))?)"
+)
 PLACE_WORD = r"(?:(?:家庭|现|详细|居住|收货|收件|通讯|联系|邮寄|户籍)?(?:住址|地址))[：:是为\s]+[\"']*"
 CALLED = "我叫 他叫 她叫 子叫 宝叫 儿叫 公叫 婆叫 妈叫 爸叫 亲叫 者叫 人叫 字叫 名叫"  # what may come before 叫 and a name
 NUMBERED_STREET = r"(?:路|街|巷|弄|胡同|大道|段)\s?[\dA-Za-z]{1,6}"
 NUMBERED_HOUSE = r"[\dA-Za-z]\s?(?:号楼|栋|幢|座|单元)"
-VILLAGE = r"[市州盟][一-龥]{1,7}?[区县旗市][一-龥]{1,9}?(?:[村镇乡]|街道)"
-CHAIN = rf"{PART}{{2,7}}?(?:省|自治区)?{PART}{{2,7}}?(?:市|州|盟){PART}{{1,6}}?(?:区|县|旗|市){PART}{{1,9}}?(?:村|镇|乡|街道)"
+VILLAGE = r"[市州盟](?>[一-龥]{1,7}?[区县旗市])[一-龥]{1,9}?(?:[村镇乡]|街道)"
+CHAIN = (
+    rf"(?>(?:{PART}{{2,7}}?(?:省|自治区){PART}{{2,7}}?|{PART}{{4,14}}?)(?:市|州|盟))(?>{PART}{{1,6}}?(?:区|县|旗|市))"
+    rf"{PART}{{1,9}}?(?:村|镇|乡|街道)"
+)
 
 
 def true(text: str, start: int, value: str) -> bool:
@@ -120,7 +124,9 @@ LONG = r"[0-9](?:[\d\s.·_()（）-]{6})"
 
 # In this order, each on what the ones before it left. Digits are narrow here, see NARROW in cleaning.py.
 RULES = (
-    rule("email", "@ ＠", r"([A-Za-z0-9][\w.%+-]*\s?[@＠]\s?[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,})(?<=[A-Za-z])"),
+    rule(
+        "email", "@ ＠", r"([A-Za-z0-9][\w.%+-]{0,63}+\s?[@＠]\s?[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){0,9}\.[A-Za-z]{2,})"
+    ),
     rule("wechat", "wxid", r"(wxid_\w+)"),
     rule(
         "wechat",
@@ -295,7 +301,7 @@ def masked(texts: list[str], policy: Policy, found: Found) -> list[str]:
         return texts
     here, names = Found(), set[str]()
     texts = [mask(text, here, names) for text in texts]
-    for name in names:
+    for name in sorted(names, key=len, reverse=True):
         texts = [text.replace(name, TOKENS["name"]) for text in texts]
     found.update(here)
     if policy == "reject" and here.kinds:

@@ -10,11 +10,27 @@ from xinglin.dialogues.cleaning import UNCLEAN, changed, tidy
 from xinglin.dialogues.dialogue import Dialogue, Unusable
 
 Advertising = Literal["remove", "reject", "keep"]
+MARKUP = 4  # how many times as long as it may be a text may come, with its HTML
 
 ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9A-Fa-f]{1,6}|[A-Za-z][A-Za-z0-9]{1,30});|&nbsp;?")
-ATTRIBUTES = r"(?:\s+[A-Za-z][\w:-]*(?:\s*=\s*(?:\"[^\"]*\"|'[^']*'|[^\s\"'<>]+))?)*\s*/?>"
-UNSEEN = re.compile(r"<(script|style)\b[^<>]*>.*?</\1\s*>|<!--.*?-->|<!DOCTYPE[^<>]*>", re.IGNORECASE | re.DOTALL)
+AMPERSAND = re.compile(r"&(?:(?:amp|#0{0,5}38|#x0{0,4}26);)+", re.IGNORECASE)  # & hidden any number of times over
+NESTED = 8  # entities within entities that are looked into
+ATTRIBUTES = r"(?:\s++[A-Za-z][\w:-]*+(?:\s*+=\s*+(?:\"[^\"<]*+\"|'[^'<]*+'|[^\s\"'<>]++))?+)*+\s*+/?>"
+# What a browser shows nothing of: how it begins and how it ends.
+UNSEEN = [
+    (re.compile(opening, re.IGNORECASE), re.compile(closing, re.IGNORECASE))
+    for opening, closing in (
+        (r"<script\b[^<>]*>", r"</script\s*>"),
+        (r"<style\b[^<>]*>", r"</style\s*>"),
+        ("<!--", "-->"),
+        ("<!DOCTYPE", ">"),
+    )
+]
 LINE_TAG = re.compile(
+    rf"(?:(?<!\s)\s++)?</?(?:br|p|div|li|ul|ol|tr|table|h[1-6]|hr|section|article|blockquote|pre|dl|dt|dd){ATTRIBUTES}\s*",
+    re.IGNORECASE | re.ASCII,
+)
+TAG = re.compile(
     rf"\s*</?(?:br|p|div|li|ul|ol|tr|table|h[1-6]|hr|section|article|blockquote|pre|dl|dt|dd){ATTRIBUTES}\s*", re.I | re.A
 )
 TAG = re.compile(
@@ -50,7 +66,7 @@ LINK = re.compile(
     re.IGNORECASE | re.ASCII,
 )
 SENTENCE = re.compile(r"[^。！？!?；;\n]*[。！？!?；;\n]*")
-SENTENCE_END = re.compile(r"[。！？!?；;\n]+$")
+SENTENCE_END = re.compile(r"(?<![。！？!?；;\n])[。！？!?；;\n]+$")
 CLAUSE = re.compile(r"[^，,]*[，,]?")
 CONTACT = (
     r"(?:(?:个人|医生|专家|客服|官方|助理|老师)?的?(?:微信|薇信|威信|V信|v信|vx|VX|wx|QQ|qq|扣扣)|[Vv](?=[：:\s\[A-Za-z]))"
@@ -76,6 +92,14 @@ ADVERT_WORDS = re.compile(
     )
 )
 WARNING = re.compile(r"不要|不能|别|勿|谨防|警惕|小心|当心|骗|不可|不建议|不允许|禁止|不支持|取消|[吗？?]")
+
+
+def ensure_length(dialogue: Dialogue, longest: int) -> None:
+    """Raise Unusable for texts that no cleaning will bring down to `longest` characters, before any is spent on them."""
+    for role, text in [("system", dialogue.system), ("assistant", dialogue.rejected or ""), *dialogue.turns]:
+        if len(text) > MARKUP * longest:
+            what = f"a system text of more than {MARKUP * longest}" if role == "system" else f"a turn of more than {longest}"
+            raise Unusable(f"{what} characters")
 
 
 def screened(
@@ -156,13 +180,27 @@ def plain(text: str, mended: Counter) -> str:
     Only names of HTML are tags, so that "血压<90" stays. What an entity hid is tidied anew: it may be a special token.
     """
     before = text
-    while (unescaped := ENTITY.sub(lambda match: html.unescape(match[0]).replace("\xa0", " "), text)) != text:
+    for _ in range(NESTED):
+        unescaped = ENTITY.sub(lambda match: html.unescape(match[0]).replace("\xa0", " "), AMPERSAND.sub("&", text))
+        if unescaped == text:
+            break
         text = unescaped
     changed(before, text, "entities", mended)
     if "<" in text:
-        stripped = TAG.sub("", LINE_TAG.sub("\n", UNSEEN.sub("", text)))
+        stripped = TAG.sub("", LINE_TAG.sub("\n", without_unseen(text)))
         text = changed(text, stripped, "tags", mended)
     return tidy(text, mended) if text != before else text
+
+
+def without_unseen(text: str) -> str:
+    """Return a text without scripts, styles and comments that end somewhere."""
+    for opening, closing in UNSEEN:
+        kept, place = [], 0
+        while (begun := opening.search(text, place)) and (ended := closing.search(text, begun.end())):
+            kept.append(text[place : begun.start()])
+            place = ended.end()
+        text = "".join(kept) + text[place:]
+    return text
 
 
 def without_advertising(role: str, text: str, policy: Advertising, mended: Counter) -> str:
