@@ -104,6 +104,14 @@ def test_the_system_text_and_a_rejected_answer_are_screened_too():
     assert (done.system, done.rejected, found.kinds) == ("电话[电话]", "打[电话]", {"phone": 2})
 
 
+def test_the_department_is_screened_though_nothing_else_is_personal():
+    dialogue = Dialogue([("user", "头疼"), ("assistant", "休息")], department="内科 张伟 13812345678")
+    done = screened(dialogue, "mask", "remove", Counter(), found := Found())
+    assert (done.department, found.kinds) == ("内科 [姓名] [电话]", {"phone": 1})
+    with pytest.raises(Unusable, match=r"personal data \(phone\)"):
+        screened(dialogue, "reject", "remove", Counter(), Found())
+
+
 @pytest.mark.parametrize(
     ("question", "answer", "reason"),
     [
@@ -150,17 +158,18 @@ SHORT, LONG = 4000, 16000  # characters
 REPEATED = (
     "a 1 市 路 区 镇 村 号 & < > @ . , ， “ \" ' : ： / - _ = ; ? 加 微 卡 a. a@ a- 1. 1- &amp; &lt; &#38; <! <!-- --> <p <p> "
     '<br <br> </ <script> <script </script <style> <p_a=b_ <p_a=" <p_a=\'_b=" 路1 路1号 栋1 1栋 花园1 市区 市区村 省市 '
-    "石家庄市长安县西村 一三 13 138 +86 0- 加微信 微信 微信： QQ群 电话 电话： 身份证： 地址： 地址：市 姓名 姓名： 姓名：王伟， "
-    "我叫 名字叫 "
-    "患者： 患者：王伟， http:// www. http://, 关注 扫码 加盟热线： 点击 锟 锛 ä½\xa0 \u0301\u0323 \u200d\ufe0f ❤\u200d 。 ！ "
-    "\n 问： 医院 a·A v："
+    "石家庄市长安县西村 一三 13 138 +86 0- 加微信 微信 微信： QQ群 电话 电话： 身份证： 地址： 地址：市 姓名 姓名： "
+    "姓名：王伟， 我叫 名字叫 患者： 患者：王伟， http:// www. http://, 关注 扫码 "
+    "加盟热线： 点击 锟 锛 ä½\xa0 \u0301\u0323 \u200d\ufe0f ❤\u200d 。 ！ \n 问： 医院 a·A v："
 )
 KINDS = [" ", *(kind.replace("_", " ") for kind in REPEATED.split(" "))]
+# Only matched at the start, or on a name or the few characters before one.
+ON_A_FEW = {"LOOP", "MATTER", "MATTER_PERHAPS", "NAMED_BEFORE", "PERSON_BEFORE"}
 EXPRESSIONS = {
     f"{module.__name__.rpartition('.')[2]}.{name}": value
     for module in (cleaning, personal, screening)
     for name, value in vars(module).items()
-    if isinstance(value, re.Pattern) and isinstance(value.pattern, str) and name != "LOOP"  # which is only matched at the start
+    if isinstance(value, re.Pattern) and isinstance(value.pattern, str) and name not in ON_A_FEW
 } | {f"personal.RULES[{place}]": rule.pattern for place, rule in enumerate(personal.RULES)}
 
 

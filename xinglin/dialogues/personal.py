@@ -31,7 +31,31 @@ SURNAMES = (
 )
 TITLES = "医生|大夫|护士|老师|主任|先生|女士|小姐|教授|院长|阿姨|叔叔|奶奶|爷爷|师傅|同学|医师|药师|家属|本人"
 NAME = rf"(?!(?:{SURNAMES})(?:{TITLES}))(?:{SURNAMES})(?:某某?|[一-龥]{{1,2}}?)"
+DOTTED = r"[一-龥]{1,8}(?:[·•・‧][一-龥]{1,8}?){1,3}"  # as names of Uygurs, Kazakhs, Tibetans and foreigners are written
+LATIN = (
+    r"(?!(?:unknown|none|null|name|test|tel|phone|mobile|email|wechat|qq)\b)(?:"
+    r"[A-Za-z]{2,15}(?:[ ·.'-]{1,2}[A-Za-z]{2,15}){1,3}|(?-i:[A-Z])[A-Za-z]{2,19})(?![A-Za-z0-9一-龥_-]|\s*[：:])"
+)
 NAME_END = r"(?=[^一-龥]|$|今年|性别|年龄|电话|手机|身份证|住|男|女|的)"
+# What begins as a name does and is a medicine or a disease: by its end, by how it begins, or as a whole.
+MATTER = re.compile(
+    ".*(?:[片丸散膏酮胺酸苷碱唑啶肽酯病症炎癌瘤痛痒肿癣疹疸疮疣障]|颗粒|胶囊|冲剂|霉素|菌素)|"
+    "(?:麻黄|牛黄|安宫|安眠|安神|高血|黄体|黄褐|白癜|白细|白蛋|白带|白头|葛根|柴胡|龙胆|石膏|金银|雷公|温胆|白虎).*|"
+    "华法林|万托林|黄连素|左卡尼|马应龙|何首乌|雷公藤|金水宝|金嗓子|施慧达|易善复|安乃近|安定|安博维|安理申|康泰克|康复新|白加黑|万艾可|"
+    "黄[芪芩连柏斑精]|白[芍术芷及蔹斑发]|麦冬|石[斛韦淋]|牛膝|党参|连翘|苏[叶子木]|郁金|路路通|夏枯草|梅毒|梅核气|席汉|尤文|成人|全身"
+)
+MATTER_PERHAPS = re.compile(".*[素林风汤丹]")  # as people are called too: a medicine where nobody says that it is a person
+NAMED = r"(?:名字[叫是：:]|名叫)做?[：:是为\s\"'“”‘’「]*"
+NAMED_BEFORE = re.compile(f"{NAMED}$")
+PERSON_BEFORE = re.compile(
+    "(?:[我他她您你咱们爸妈爹娘爷奶公婆哥姐弟妹叔伯舅姨姑嫂甥娃孩媳父母亲夫妻友者士师]|女儿|[孩儿妻嫂侄孙]子|[大二小三宝]宝|"
+    "人|[医先学女]生|老板|同事|邻居|对象)[的真全大小本]*$"
+)
+MATTERS_BEFORE = re.compile(
+    "药|(?<!看)病(?!人|友|房|历)|症|手术|检查|化验|项目|指标|方子|方剂|处方|验方|偏方|疗法|治疗|产品|商品|牌子?|仪器|机器|设备|制剂|针剂|注射|"
+    "疫苗|胶囊|[片丸膏贴]|冲剂|颗粒|细菌|病毒|基因|穴|食[品物]|保健|奶粉|茶|酒|草|植物|中成|成分|软件|公司|医院|诊所|门诊|科室|书|歌|"
+    "小区|狗|猫|东西|[这那几一][个种款样]"
+)
 PART = r"(?:(?![住在到从往去来于是我您你他她的了和与离址])[一-龥])"  # an ideograph of a place's name
 INSIDE = r"(?:[\s，,-]?[\dA-Za-z一二三四五六七八九十]{1,5}(?:号楼|号院|栋|幢|座|单元|层|楼|室|号|户|组)|[\s-]?\d{1,4}(?!\d))*"
 ESTATE = r"(?:小区|花园|家园|公寓|新村|社区|广场|大厦|苑|里|城|府|湾)"
@@ -42,7 +66,14 @@ AREA = (
     rf"(?>(?:{PART}{{1,6}}?(?:区|县|旗|市)(?!{STREET}))?)(?>(?:{PART}{{1,7}}?(?:街道|镇|乡)(?!{STREET}))?)"
 )
 PLACE_WORD = r"(?:(?:家庭|现|详细|居住|收货|收件|通讯|联系|邮寄|户籍)?(?:住址|地址))[：:是为\s]+[\"']*"
-CALLED = "我叫 他叫 她叫 子叫 宝叫 儿叫 公叫 婆叫 妈叫 爸叫 亲叫 者叫 人叫 字叫 名叫"  # what may come before 叫 and a name
+LABELS = "姓名 联系人 收件人 收货人"
+SEX_OR_AGE = r"[，,、\s]{1,2}(?:性别[：:]?\s?)?(?:[男女](?![一-龥]{0,1}[友儿孩])|年龄|\d{1,3}\s?(?:周?岁|个?月))"
+# A patient and, right behind the name, sex or age; without a colon both. 王某 is hidden already.
+PATIENT = r"(?:患者|病人|患儿|家属|就诊人|受检者)(?:[：:]\s?|\s|(?=[一-龥]{2,4}[，,、\s]{1,2}[男女]性?[，,、\s]{1,2}\d))"
+PATIENT_OF_AGE = rf"{PATIENT}(?!.{{1,2}}某)[一-龥]{{2,4}}{SEX_OR_AGE}"
+# What may come before 叫 and a name, and other words before one.
+CALLED = "我叫 他叫 她叫 子叫 宝叫 儿叫 公叫 婆叫 妈叫 爸叫 亲叫 者叫 人叫 字叫 名叫 名字是 名字： 名字:"
+AREA_ALONE = re.compile(rf"(?!哪|什么|同|本|市区){PART}{{3,12}}[市区县旗]")
 NUMBERED_STREET = r"(?:路|街|巷|弄|胡同|大道|段)\s?[\dA-Za-z]{1,6}"
 NUMBERED_HOUSE = r"[\dA-Za-z]\s?(?:号楼|栋|幢|座|单元)"
 VILLAGE = r"[市州盟](?>[一-龥]{1,7}?[区县旗市])[一-龥]{1,9}?(?:[村镇乡]|街道)"
@@ -96,8 +127,26 @@ def handle(text: str, start: int, value: str) -> bool:
 
 
 def place(text: str, start: int, value: str) -> bool:
-    """Say whether what comes after the word for an address names a street, a village or a building."""
-    return bool(re.search(r"[县镇乡村路街巷弄栋幢室]|小区|[市区].*\d", value))
+    """Say whether what comes after the word for an address names a street, a village or a building, or is an area."""
+    return bool(re.search(r"[县镇乡村路街巷弄栋幢室]|小区|[市区].*\d", value) or AREA_ALONE.fullmatch(value))
+
+
+def account(text: str, start: int, value: str) -> bool:
+    return bool(re.search(r"[\d_]", value))
+
+
+def person(text: str, start: int, value: str) -> bool:
+    """Say whether a name where a person is expected is no medicine and no disease."""
+    return not MATTER.fullmatch(value)
+
+
+def named(text: str, start: int, value: str) -> bool:
+    """Say whether what "is called" so is a person: one stands before it, or neither there nor in the name a thing does."""
+    before = NAMED_BEFORE.sub("", text[max(0, start - 32) : start])
+    if PERSON_BEFORE.search(before):
+        return person(text, start, value)
+    called = text[max(0, start - 3) : start].rstrip(" \"'“”‘’「")[-1:] in ("叫", "是")
+    return person(text, start, value) and not (MATTERS_BEFORE.search(before) or (called and MATTER_PERHAPS.fullmatch(value)))
 
 
 class Rule(NamedTuple):
@@ -135,6 +184,7 @@ RULES = (
         r"([A-Za-z][A-Za-z0-9_-]{5,19}|1[3-9]\d{9}|[1-9]\d{4,10})(?![A-Za-z0-9_@-])",
         handle,
     ),
+    rule("wechat", "v： v: V： V:", r"(?<![A-Za-z0-9])v[：:]\s*([A-Za-z][A-Za-z0-9_-]{5,19})(?![A-Za-z0-9_@-])", account),
     rule("wechat", "加V 加v", r"加[我您]?v[：:\s]*([A-Za-z][A-Za-z0-9_-]{5,19})(?![A-Za-z0-9_@-])", handle),
     rule(
         "qq", "QQ qq Qq 扣扣 企鹅", r"(?<![A-Za-z])(?:QQ|扣扣|企鹅)(?:号码|号|交流群|群)*[：:是为\s（(]*([1-9]\d{4,10})(?!\d)"
@@ -187,14 +237,26 @@ RULES = (
     rule("phone", "+", r"(\+(?!86)\d{1,3}[\s-]\d{2,4}[\s-]?\d{3,4}(?:[\s-]?\d{2,4})?)(?!\d)"),
     rule(
         "name",
-        "姓名 联系人 收件人 收货人 名字叫 名字是 名字：",
-        rf"(?:姓名|联系人|收件人|收货人|名字[叫是：])[：:是为\s\"']*({NAME}){NAME_END}",
+        LABELS,
+        rf"(?:姓名|联系人|收件人|收货人)[：:是为\s\"']*({DOTTED}|{NAME}){NAME_END}",
+        person,
     ),
+    rule("name", LABELS, rf"(?:姓名|联系人|收件人|收货人)\s*[：:]\s*({LATIN})"),
+    rule(
+        "name",
+        "姓名",
+        rf"姓名\s*[：:]\s*((?![不未无同见略]|保密|匿名|.{{0,2}}(?:{TITLES}))[一-龥]{{2,5}})(?={SEX_OR_AGE})",
+        person,
+    ),
+    rule("name", CALLED, rf"{NAMED}({DOTTED}|{NAME}){NAME_END}", named),
     rule(
         "name",
         CALLED,
-        rf"(?:我|他|她|孩子|宝宝|儿子|女儿|老公|老婆|妈妈|爸爸|父亲|母亲|丈夫|妻子|患者|病人)的?(?:名字|姓名)?叫做?({NAME}){NAME_END}",
+        r"(?:我|他|她|孩子|宝宝|儿子|女儿|老公|老婆|妈妈|爸爸|父亲|母亲|丈夫|妻子|患者|病人)的?(?:名字|姓名|名)?叫做?"
+        rf"[ \t：:\"'“‘「]{{0,3}}({DOTTED}|{NAME}){NAME_END}",
+        person,
     ),
+    rule("name", "", rf"{PATIENT}(?!.{{1,2}}某)({NAME})(?={SEX_OR_AGE})", person, needs=PATIENT_OF_AGE),
     rule(
         "address",
         "地址 住址",
@@ -234,11 +296,13 @@ TOKENS = {
 NEEDED = re.compile(
     literals(
         "@ ＠ 微信 薇信 威信 维信 徽信 V信 v信 vx VX Vx wx WX wechat WeChat weixin 卫星号 加V 加v QQ qq Qq 扣扣 企鹅 "
-        "姓名 联系人 收件人 收货人 名字叫 名字是 名字： 住址 地址 患者ID 病人ID 零零 零一 一零 + " + CALLED
+        "v： v: V： V: 住址 地址 患者ID 病人ID 零零 零一 一零 + " + f"{LABELS} {CALLED}"
     )
 )
+LIKE_A_NAME = re.compile(rf"{NAME}(?:{TITLES})?(?<![科室部门])")
 NEEDED_NUMBER = re.compile(r"[0-9](?:[\d\s.·_()（）-]{6}|\s?(?:号|弄|栋|幢|座|单元|室))")
 NEEDED_TOWN = re.compile(VILLAGE)
+NEEDED_PATIENT = re.compile(PATIENT_OF_AGE)
 NEEDED_LABEL = re.compile(r"号[码：:是为\s#\"']*[A-Za-z]{0,4}-?\d")
 
 
@@ -288,6 +352,7 @@ def suspicious(text: str) -> bool:
         NEEDED.search(text) is not None
         or NEEDED_NUMBER.search(text) is not None
         or NEEDED_LABEL.search(text) is not None
+        or NEEDED_PATIENT.search(text) is not None
         or (("村" in text or "镇" in text or "乡" in text or "街道" in text) and NEEDED_TOWN.search(text) is not None)
     )
 
@@ -307,6 +372,14 @@ def masked(texts: list[str], policy: Policy, found: Found) -> list[str]:
     if policy == "reject" and here.kinds:
         raise Unusable(f"personal data ({', '.join(sorted(here.kinds))})")
     return texts
+
+
+def department(text: str, policy: Policy, found: Found) -> str:
+    """Return the department that a record names, personal data masked: beside any, words that look like names too."""
+    (shown,) = masked([text], policy, found)
+    if shown == text:
+        return text
+    return " ".join(TOKENS["name"] if LIKE_A_NAME.fullmatch(word) else word for word in shown.split())
 
 
 ESCAPE = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|[nrt])")

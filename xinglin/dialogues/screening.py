@@ -114,18 +114,19 @@ def screened(
     strange = STRANGE.search(together) is not None or "????" in together
     marked = "&" in together or "<" in together
     advertises = advertising != "keep" and ADVERT_WORDS.search(together) is not None
-    if not (strange or marked or advertises or personal.suspicious(together)):
+    if not (strange or marked or advertises or personal.suspicious(f"{together}\n{dialogue.department}")):
         return dialogue
     if strange:
         texts = [tidy(readable(text, mended), mended) for text in texts]
     if marked:
         texts = [plain(tidy(text, mended), mended) for text in texts]
     texts = personal.masked(texts, personal_data, found)
+    department = personal.department(dialogue.department, personal_data, found)
     if advertising != "keep":
         roles = ["system", "assistant", *(role for role, _ in dialogue.turns)]
         texts = [without_advertising(role, text, advertising, mended) for role, text in zip(roles, texts, strict=True)]
     turns = [(role, text) for (role, _), text in zip(dialogue.turns, texts[2:], strict=True)]
-    return dialogue._replace(system=texts[0], rejected=texts[1] or None, turns=turns)
+    return dialogue._replace(system=texts[0], rejected=texts[1] or None, department=department, turns=turns)
 
 
 def readable(text: str, mended: Counter) -> str:
