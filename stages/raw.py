@@ -12,7 +12,7 @@ from typing import NamedTuple
 from xinglin.cli import CommandError, run_command, start
 from xinglin.dialogues import licences
 from xinglin.dialogues.reading import suffixes
-from xinglin.dialogues.sources import SAMPLES_LICENCE, File, Part, Sources, data_files, own_parts, stem, write_sources
+from xinglin.dialogues.sources import SAMPLES_LICENCE, File, Part, Sources, data_files, own_parts, parts_in, stem, write_sources
 from xinglin.dialogues.sources import Source as Kept
 from xinglin.files import atomic_path, file_sha256, need_space
 from xinglin.hubs.fetch import fetch_data
@@ -91,6 +91,16 @@ def aside(source: Source) -> Iterator[str]:
                 yield f"{folder}: not read, no data files of this folder itself: {', '.join(rest)}"
 
 
+def undecided(source: Source, found: list[Copy]) -> Iterator[str]:
+    """Yield which of several files are no part because their names say two."""
+    for copy in found if len(found) > 1 and not source.part else ():
+        if len(said := parts_in(copy.file)) > 1:
+            yield (
+                f"{copy.file}: its name says {' and '.join(sorted(said))}, so it is taken as no part and split: "
+                f"to make it one, list it in raw.sources with 'part: {min(said)}'"
+            )
+
+
 def main() -> None:
     paths = start(__doc__, "sample", "out")
     params = Params.read()
@@ -108,7 +118,7 @@ def main() -> None:
         for copy in found[place]:
             part = f", its own {copy.part} part" if copy.part else ""
             print(f"raw: {copy.file} -> {paths.out / copy.name}, {copy.file.stat().st_size / 1e6:.1f} MB{part}")
-        for line in aside(source):
+        for line in (*aside(source), *undecided(source, found[place])):
             print(f"raw: {line}", file=sys.stderr)
         if warning := licences.warning(one.licence):
             print(f"warning: {place}.licence: {one.licence}: {warning}", file=sys.stderr)

@@ -2,12 +2,14 @@
 
 import json
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
 from tests.conftest import ROOT, TOYHOM, params_with
 from xinglin.dialogues.licences import terms
+from xinglin.dialogues.sources import own_parts
 
 REAL = TOYHOM.parent
 
@@ -268,3 +270,37 @@ def test_the_example_of_the_documents_is_one_that_works():
     sources = params_with({"raw.sources": found["README.md"]}).raw.all_sources
     assert list(sources) == ["raw.sources.huatuo", "raw.sources.feedback", "raw.sources.general"]
     assert {terms(source.licence) for source in sources.values()} == {"permissive"}
+
+
+@pytest.mark.parametrize(
+    ("names", "parts"),
+    [
+        (["train_zh_0.json", "valid_zh_0.json", "test_zh_0.json"], ["train", "val", "test"]),
+        (["my_train.jsonl", "my_test.jsonl"], ["train", "test"]),
+        (["cMedQA2_train.csv", "test-v2.csv", "eval.csv.gz"], ["train", "test", "val"]),
+        (["training.jsonl", "trainTest.jsonl", "train_test_split.jsonl"], ["train", None, None]),
+        (["contest.jsonl", "latest.jsonl", "constrained.jsonl"], [None, None, None]),
+        (["train.jsonl"], [None]),
+    ],
+)
+def test_own_parts_are_told_by_the_words_of_the_names(names, parts):
+    assert own_parts([Path(name) for name in names]) == parts
+
+
+def test_a_name_that_says_two_parts_is_said_with_the_cure(convert):
+    files = {"set/a.jsonl": huatuo("甲"), "set/train_test_split.jsonl": huatuo("乙")}
+    _, done = convert(files, [{"name": "mine", "path": "set"}])
+    assert "its name says test and train" in done.raw.err and "'part: " in done.raw.err
+
+
+def test_what_tells_of_a_data_set_is_left_aside_and_said(convert):
+    names = ["dataset_info.json", "README.json", "a_config.json", "config.json", "metadata.jsonl"]
+    _, done = convert({f"set/{name}": "{}" for name in names} | {"set/a.jsonl": huatuo("甲")}, [{"name": "m", "path": "set"}])
+    assert done.status == 0 and all(name in done.raw.err for name in names)
+
+
+def test_an_empty_path_is_an_error_and_folders_below_are_named(convert):
+    _, done = convert({}, [{"name": "m", "path": ""}])
+    assert done.status == 1 and "raw.sources.m.path: it is empty" in done.error
+    _, done = convert({"set/README.md": "x", "set/data/a.jsonl": huatuo("甲")}, [{"name": "m", "path": "set"}])
+    assert done.status == 1 and "set/data: name one of these" in done.error
