@@ -21,10 +21,11 @@ from tqdm import tqdm
 from xinglin.cli import CommandError, run_command, start
 from xinglin.dialogues import licences
 from xinglin.dialogues.batches import POINTS, Batch, Origin, batches, point
-from xinglin.dialogues.conversion import Converted, convert
+from xinglin.dialogues.conversion import SHOWN, Converted, convert
 from xinglin.dialogues.reading import Record, kind_of, records
+from xinglin.dialogues.rows import texts_of
 from xinglin.dialogues.sources import Source, Sources, read_sources
-from xinglin.dialogues.tally import SET_ASIDE, Chunk, SourceTally, Tally
+from xinglin.dialogues.tally import CONTRADICTED, PAIR, UNDESIRED, Chunk, SourceTally, Tally
 from xinglin.files import atomic_path, write_json
 from xinglin.params import ParamsFile
 from xinglin.processes import workers
@@ -148,10 +149,34 @@ def write_rows(
             if len(shapes) > 1 and converted.format == "auto":
                 raise CommandError(
                     f"{chunk.origin.file}: several shapes in one file: "
-                    f"{'; '.join(f'{shape}, {first}' for shape, first in shapes.items())}"
+                    f"{'; '.join(f'{shape}, {first}' for shape, first in shapes.items())}: "
+                    f"converted.format: {next(iter(shapes))} would read that one alone and reject the rest"
                 )
     file.write(closing)
     return tally
+
+
+def set_aside_contradicted(rows: Path, rejects: Path, tally: Tally, separator: bytes) -> None:
+    """Take rows out again whose answer another record, which may come later, calls undesired."""
+    spans = {(span.source, span.line, span.element): span for span in tally.contradicted()}
+    if not spans:
+        return
+    with atomic_path(rows) as rewritten, rows.open("rb") as given, rewritten.open("wb") as kept, rejects.open("ab") as rejected:
+        between = b""
+        for line in given:
+            if not line.startswith(b"{"):
+                kept.write(line if line == b"[\n" else b"\n" + line)
+                continue
+            row = orjson.loads(line.rstrip(b",\n"))
+            if span := spans.get((row["source"], row["line"], row.get("element", 0))):
+                reject = span.named() | {"reason": CONTRADICTED, "text": texts_of(row)[0][:SHOWN]}
+                tally.take_back(reject, texts_of(row))
+                rejected.write(orjson.dumps(reject, option=orjson.OPT_APPEND_NEWLINE))
+            else:
+                kept.write(between + line.rstrip(b",\n"))
+                between = separator
+        if separator == b"\n":
+            kept.write(b"\n")
 
 
 def names_sources(converted: Converted, names: list[str]) -> None:
@@ -162,17 +187,33 @@ def names_sources(converted: Converted, names: list[str]) -> None:
             raise CommandError(f"converted.columns: no source '{source}', there is {', '.join(names)}")
 
 
-def check(tally: SourceTally, converted: Converted, file: Path) -> None:
-    """Stop if nothing is left of a source, or more was rejected than `max_reject_rate`, showing the reasons."""
+def check_columns(tally: SourceTally, columns: dict[str, str | int] | None, file: Path) -> None:
+    """Stop if `columns` names a key that no record of a source has."""
+    absent = [f"{part}: {key}" for part, key in (columns or {}).items() if str(key) not in tally.columns]
+    if absent and tally.keys:
+        shown = ", ".join(tally.keys[:KEYS])
+        raise CommandError(f"{file}: converted.columns names {', '.join(absent)}, which no record has; the first has {shown}")
+
+
+def check(tally: SourceTally, converted: Converted, file: Path, alone: bool) -> None:
+    """Stop if nothing is left of a source, or more was rejected than `max_reject_rate`, showing the reasons.
+
+    A source of nothing but preferences may stand beside others, not `alone`.
+    """
     if not tally.raw:
         drew_none = f": its share draws none of {tally.left_out}, raise it" if tally.left_out else ""
         raise CommandError(f"{file}: no records{drew_none}")
-    rejected = tally.reasons.total() - sum(tally.reasons[reason] for reason in SET_ASIDE)
+    rejected = tally.reasons.total() - tally.set_aside
     by_record, by_line = (rejected, tally.raw, "records"), (tally.rejected_lines, tally.lines, "lines")
     lost, of, what = max(by_record, by_line, key=lambda counted: counted[0] / counted[1])
     rate = lost / of
-    if rate <= converted.max_reject_rate and (tally.converted or tally.duplicates):
+    if rate <= converted.max_reject_rate and (tally.converted or tally.duplicates or (tally.set_aside and not alone)):
         return
+    if rate <= converted.max_reject_rate and tally.set_aside:
+        raise CommandError(
+            f"{file}: {tally.set_aside} of {tally.raw} records are pairs of preferences or undesired answers, and none is a "
+            f"dialogue to learn: add a source of dialogues to raw.sources, beside which they are kept in preferences.jsonl"
+        )
     shown = "; ".join(f"{n} × {reason} ({tally.examples[reason]})" for reason, n in tally.reasons.most_common(3))
     raise CommandError(
         f"{file}: {lost} of {of} {what} rejected ({rate:.1%}), "
@@ -185,7 +226,9 @@ def check_all(tally: Tally, sources: Sources, converted: Converted, folder: Path
     for source in sources.sources:
         if source.name in tally.sources or tally.converted != converted.max_dialogues:
             name = source.files[0].file if len(source.files) == 1 else source.name
-            check(tally.sources.get(source.name, SourceTally()), converted, folder / name)
+            found = tally.sources.get(source.name, SourceTally())
+            check_columns(found, converted.columns_of(source.name), folder / name)
+            check(found, converted, folder / name, alone=not tally.converted)
 
 
 def stats(tally: Tally, sources: Sources) -> dict:
@@ -218,7 +261,7 @@ def remarks(tally: Tally, sources: Sources) -> Iterator[str]:
     if scripts := tally.counts.mended["scripts"]:
         yield f"{scripts} texts hold a talk of their own, with marks such as 患者： and 医生：; they are left whole"
     if tally.preferences:
-        undesired, pairs = (tally.reasons[reason] for reason in SET_ASIDE)
+        undesired, pairs = tally.reasons[UNDESIRED] + tally.reasons[CONTRADICTED], tally.reasons[PAIR]
         yield f"{undesired} undesired answers and {pairs} pairs are no dialogues to learn: see preferences.jsonl"
 
 
@@ -237,6 +280,8 @@ def main() -> None:
                 converted,
                 *(opened.enter_context((folder / name).open("wb")) for name in names),
             )
+        separator = b"\n" if converted.output == "jsonl" else b",\n"
+        set_aside_contradicted(folder / names[0], folder / names[1], tally, separator)
         if not tally.preferences:
             (folder / names[-1]).unlink()
         check_all(tally, sources, converted, paths.raw)

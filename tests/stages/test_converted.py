@@ -186,7 +186,7 @@ def test_a_file_in_two_shapes_is_an_error_that_shows_the_first_of_each(workplace
     alpaca = {"instruction": "头痛", "output": "多休息"}
     done, out = convert_file(workplace, stage, [line + "\n" for line in dumped(GOOD, alpaca, alpaca)])
     assert done.status == 1 and not out.exists()
-    for words in ("several shapes", "huatuo, line 1", "咳嗽怎么办", "alpaca, line 2", "头痛"):
+    for words in ("several shapes", "huatuo, line 1", "咳嗽怎么办", "alpaca, line 2", "头痛", "converted.format: huatuo"):
         assert words in done.error
 
 
@@ -332,3 +332,68 @@ def test_a_key_that_stands_twice_in_a_record_is_named(workplace, stage):
     assert done.status == 1 and "the key 'answer' stands in it twice" in done.error
     quoted = dumped({"question": '写着"answer"的字', "answer": '"answer"'})
     assert convert_file(workplace, stage, ended(quoted))[0].status == 0
+
+
+@pytest.mark.parametrize("output", ["jsonl", "json"])
+@pytest.mark.parametrize("tags", [(True, False, True), (False, True, True), (True, True, False)])
+def test_an_answer_that_is_called_desired_and_undesired_is_not_learned(workplace, stage, output, tags):
+    labelled = [{"instruction": "头痛", "output": "多休息", "kto_tag": tag} for tag in tags]
+    others = [{"instruction": f"咳嗽{i}天", "output": "多喝水", "kto_tag": ""} for i in range(3)]
+    lines = ended(dumped(others[0], *labelled, *others[1:]))
+    done, out = convert_file(workplace, stage, lines, {"converted.output": output})
+    assert done.status == 0, done.err
+    text = (out / f"dialogues.{output}").read_text(encoding="utf-8")
+    rows = json.loads(text) if output == "json" else list(map(json.loads, text.splitlines()))
+    assert [row["instruction"] for row in rows] == ["咳嗽0天", "咳嗽1天", "咳嗽2天"]
+    stats = json.loads((out / "stats.json").read_text())
+    assert (stats["raw"], stats["converted"], stats["rejected"], stats["duplicates"], stats["preferences"]) == (6, 3, 2, 1, 3)
+    assert sum(stats["questions_per_dialogue"].values()) == 3
+    rejects = [json.loads(line)["reason"] for line in (out / "rejects.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert sum("another record calls undesired" in reason for reason in rejects) == 1
+
+
+def test_an_answer_that_a_pair_rejects_is_not_learned_elsewhere(workplace, stage):
+    pair = {"instruction": "头痛", "chosen": "多休息", "rejected": "不用管它"}
+    lines = ended(dumped(GOOD, {"instruction": "头痛", "output": "不用管它"} | {"history": []}, pair))
+    done, out = convert_file(workplace, stage, lines[1:] + ended(dumped({"instruction": "发热", "output": "量体温"})))
+    assert done.status == 0, done.err
+    rows = [json.loads(line)["output"] for line in (out / "dialogues.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert rows == ["量体温"]
+
+
+def test_nothing_but_preferences_says_so_with_the_cure(workplace, stage):
+    pairs = [{"instruction": f"头痛{i}天", "chosen": "多休息", "rejected": "不知道"} for i in range(20)]
+    done, out = convert_file(workplace, stage, ended(dumped(*pairs)))
+    assert done.status == 1 and not out.exists()
+    for words in ("20 of 20 records are pairs of preferences", "add a source of dialogues to raw.sources"):
+        assert words in done.error
+
+
+@pytest.mark.parametrize("name", ["dialogues.jsonl", "dialogues.csv"])
+def test_a_column_that_no_record_has_is_named_beside_those_there(workplace, stage, name):
+    lines = ended(dumped({"ask": "咳嗽", "reply": "多喝水"})) if name.endswith("jsonl") else ["ask,reply\n咳嗽,多喝水\n"]
+    for columns, words in (
+        ({"question": "ask", "answer": "repy"}, "converted.columns names answer: repy, which no record has"),
+        ({"question": "ask", "answer": "reply", "system": "sys"}, "converted.columns names system: sys, which no record has"),
+    ):
+        done, out = convert_file(workplace, stage, lines, {"converted.columns": columns}, name)
+        assert done.status == 1 and not out.exists()
+        assert words in done.error and "the first has ask, reply" in done.error
+
+
+def test_a_column_that_only_some_records_have_is_read_where_it_is(workplace, stage):
+    lines = ended(dumped({"ask": "咳嗽", "reply": "多喝水"}, {"ask": "头痛", "reply": "多休息", "sys": "你是助手"}))
+    columns = {"question": "ask", "answer": "reply", "system": "sys"}
+    done, out = convert_file(workplace, stage, lines, {"converted.columns": columns})
+    assert done.status == 0, done.err
+    rows = list(map(json.loads, (out / "dialogues.jsonl").read_text(encoding="utf-8").splitlines()))
+    assert [row["system"] for row in rows] == ["", "你是助手"]
+
+
+def test_labels_by_position_set_undesired_answers_aside(workplace, stage):
+    lines = [f"{i}\t{label}\t内科\t咳嗽{i}天怎么办\t多喝水{i}\n" for i, label in enumerate("1010")]
+    columns = {"question": 4, "answer": 5, "department": 3, "label": 2}
+    done, out = convert_file(workplace, stage, lines, {"converted.columns": columns}, "dialogues.tsv")
+    assert done.status == 0, done.err
+    rows = list(map(json.loads, (out / "dialogues.jsonl").read_text(encoding="utf-8").splitlines()))
+    assert [row["instruction"] for row in rows] == ["咳嗽0天怎么办", "咳嗽2天怎么办"]

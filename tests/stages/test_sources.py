@@ -128,6 +128,13 @@ def test_a_source_of_which_nothing_is_drawn_or_too_much_rejected_is_named(conver
     assert done.status == 1 and "small.jsonl: no records: its share draws none of 1" in done.error
 
 
+def test_a_source_of_nothing_but_preferences_may_stand_beside_others(convert):
+    pairs = [{"instruction": f"头痛{i}天", "chosen": "多休息", "rejected": "不知道"} for i in range(5)]
+    files = {"a.jsonl": huatuo("甲"), "pairs.jsonl": "".join(json.dumps(pair) + "\n" for pair in pairs)}
+    _, done = convert(files, [{"name": name.split(".")[0], "path": name} for name in files])
+    assert done.status == 0 and (done.stats["converted"], done.stats["preferences"]) == (1, 5), done.err
+
+
 def test_one_of_several_sources_may_need_columns(convert):
     other = json.dumps({"case": {"ask": "头晕怎么办", "doctor": "先测血压"}}, ensure_ascii=False)
     files = {"huatuo.jsonl": huatuo(*named("甲", 3)), "clinic.jsonl": other + "\n"}

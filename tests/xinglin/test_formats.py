@@ -1,4 +1,5 @@
 import contextlib
+import json
 
 import pytest
 
@@ -201,9 +202,16 @@ def test_thoughts_are_told_from_answers(record):
 
 @pytest.mark.parametrize(
     ("key", "value", "liked"),
-    [("label", True, True), ("label", False, False), ("kto_tag", "false", False), ("label", "内科", None), ("label", 1, None)],
+    [
+        ("label", True, True),
+        ("label", False, False),
+        ("kto_tag", "false", False),
+        ("label", "内科", None),
+        ("label", 1, True),
+        ("label", 3, None),
+    ],
 )
-def test_a_label_of_true_or_false_says_whether_the_answer_is_desired(key, value, liked):
+def test_a_label_of_true_or_false_or_1_or_0_says_whether_the_answer_is_desired(key, value, liked):
     found = read(RECORDS["messages"] | {key: value})
     assert found.liked is liked and found.unread == (() if liked is not None else (key,))
 
@@ -229,3 +237,231 @@ def test_an_answer_that_names_a_choice_keeps_its_letter_and_q_beside_a_are_speak
     assert read({"question": ASKED, "answer": "A：多喝水"}).turns == chosen
     assert read({"data": [f"问：{ASKED}", "A：多喝水"]}).turns == chosen
     assert read({"data": [f"Q：{ASKED}", f"A：{ANSWERED}"]}).turns == TURNS
+
+
+@pytest.mark.parametrize(
+    ("patient", "doctor"),
+    [
+        ("\ufeff问：", "\ufeff答："),
+        ("\u200b患者：", "\u3164医生："),
+        ("<p>问：", "<div class='a'>答："),
+        ("&nbsp;问：", "&#160;答："),
+        ("Ｑ：", "Ａ："),
+        ("Ｕｓｅｒ：", "Ｂｏｔ："),
+        ("**患者：** ", "**医生**： "),
+        ("### Human: ", "### Assistant: "),
+        ("王女士：", "张医生："),
+        ("患者（女，32岁）：", "医生1："),
+        ("患儿母亲：", "心内科李主任："),
+        ("家属：", "主任："),
+        ("网友：", "专家："),
+        ("问题：", "回答："),
+        ("問：", "醫師："),
+    ],
+)
+def test_a_mark_is_seen_behind_what_shows_nothing_with_a_title_and_for_every_name(patient, doctor):
+    greeted = read({"data": [f"{doctor}您好", patient + ASKED, doctor + ANSWERED]}).turns
+    assert [(role, text.strip()) for role, text in greeted] == [("assistant", "您好"), *TURNS]
+    cells = read({"question": patient + ASKED, "answer": doctor + ANSWERED}).turns
+    assert [(role, text.strip()) for role, text in cells] == TURNS
+    whole = read({"dialogue": f"{doctor}您好\n{patient}{ASKED}\n{doctor}{ANSWERED}"}).turns
+    assert [role for role, _ in whole] == ["assistant", "user", "assistant"]
+    assert whole[0][1].strip().startswith("您好") and whole[2][1].strip() == ANSWERED
+
+
+def test_a_name_that_nobody_knows_is_told_and_the_head_of_a_paragraph_or_a_letter_is_none():
+    for talk in (
+        {"data": ["小李：您好", f"小王：{ASKED}", f"小李：{ANSWERED}"]},
+        {"dialogue": f"小李：您好\n小王：{ASKED}\n小李：好"},
+    ):
+        with pytest.raises(Unusable, match=r"speaker '小李' is not known: converted.speakers names more"):
+            read(talk)
+    for answer in ("建议：多喝水", "诊断：感冒", "注意：多休息"):
+        assert read({"data": [ASKED, answer, "还咳", answer]}).turns[1] == ("assistant", answer)
+        assert read({"question": ASKED, "answer": answer}).turns[1] == ("assistant", answer)
+    letter = f"张医生：您好，{ASKED}"
+    assert read({"data": [letter, ANSWERED]}).turns == [("user", letter), ("assistant", ANSWERED)]
+    advice = "急救：\n1. 保护患者：垫软物\n2. 联系医生：说明情况"
+    assert read({"data": [f"问：{ASKED}", f"答：{advice}"]}).turns[1:] == [("assistant", advice)]
+
+
+@pytest.mark.parametrize("key", ["response", "answer", "completion"])
+def test_an_instruction_and_its_input_are_both_asked_whatever_the_answer_is_called(key):
+    assert read({"instruction": ASKED, "input": "患者男，30岁", key: ANSWERED}).turns[0] == ("user", f"{ASKED}\n患者男，30岁")
+    assert read({"Instruction": ASKED, "Input": "三天", key.title(): ANSWERED}).turns[0] == ("user", f"{ASKED}\n三天")
+
+
+def test_two_questions_of_one_record_are_named_unless_they_are_equal():
+    for record in ({"question": ASKED, "query": "别的"}, {"instruction": ASKED, "query": "别的"}):
+        with pytest.raises(Unusable, match=r"two questions, '(question|instruction)' and 'query'"):
+            read(record | {"answer": ANSWERED})
+    assert read({"question": ASKED, "query": ASKED, "user": "u1", "answer": ANSWERED}).turns == TURNS
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "liked"),
+    [
+        *(("kto_tag", value, False) for value in (-1, 0, 0.0, "0", "否", "f", "N", "no")),
+        *(("kto_tag", value, None) for value in (float("nan"), None, "", "nan")),
+        *(("label", value, False) for value in (0, "0", "no", "bad")),
+        ("is_correct", False, False),
+        ("isCorrect", "否", False),
+        ("is_bad", True, False),
+        ("rating", -1, False),
+        ("rating", 1, None),
+        ("feedback", "thumbs_down", False),
+        ("feedback", "thumbs-up", True),
+        ("feedback", "谢谢医生", None),
+        ("rejected", True, False),
+        ("rejected", False, None),
+    ],
+)
+def test_a_verdict_is_understood_however_it_is_written(key, value, liked):
+    for shape in ("messages", "alpaca", "csv", "huatuo"):
+        found = read(RECORDS[shape] | {key: value})
+        assert found.liked is liked and found.rejected is None and found.turns == TURNS
+
+
+def test_a_verdict_that_is_not_understood_is_named():
+    with pytest.raises(Unusable, match="'is_correct': 'maybe' does not say whether the answer is desired"):
+        read(RECORDS["csv"] | {"is_correct": "maybe"})
+    columns = {"question": 4, "answer": 5, "label": 2}
+    row = {"1": "9", "2": "0", "3": "内科", "4": ASKED, "5": ANSWERED}
+    assert read(row, columns).liked is False and read(row | {"2": "1"}, columns).liked is True
+    with pytest.raises(Unusable, match="'2': '内科' does not say"):
+        read(row | {"2": "内科"}, columns)
+
+
+@pytest.mark.parametrize("name", ["weight", "loss"])
+def test_an_answer_that_is_not_to_be_learned_is_no_row(name):
+    entries = [{"role": "user", "content": ASKED}, {"role": "assistant", "content": ANSWERED, name: 0}]
+    with pytest.raises(Unusable, match=f"not to be learned, as its '{name}' says"):
+        read({"messages": entries})
+
+
+@pytest.mark.parametrize(
+    ("above", "below"),
+    [
+        ("response_chosen", "response_rejected"),
+        ("chosen", "reject"),
+        ("chosen_answer", "rejected_answer"),
+        ("preferred_output", "non_preferred_output"),
+        ("answer", "rejectedResponse"),
+    ],
+)
+def test_a_pair_is_one_however_its_keys_are_spelt(above, below):
+    record = {"question": ASKED, above: ANSWERED, below: "不知道", "rejected_score": 0.1}
+    for columns in (None, {"question": "question", "answer": above}):
+        found = read(record, columns)
+        assert found.turns == TURNS and found.rejected == "不知道"
+
+
+def test_a_pair_of_message_lists_has_its_prompt_once():
+    asked, told = {"role": "user", "content": ASKED}, {"role": "assistant", "content": ANSWERED}
+    worse = {"role": "assistant", "content": "不知道"}
+    for prompt, before in (([asked], []), ([asked], [asked]), (ASKED, []), (ASKED, [asked])):
+        found = read({"prompt": prompt, "chosen": [*before, told], "rejected": [*before, worse]})
+        assert found.turns == TURNS and found.rejected == "不知道"
+    assert read({"prompt": [asked], "completion": [told], "label": False}).liked is False
+
+
+def test_no_mapping_proposes_an_answer_that_is_called_bad():
+    for key in ("bad_answer", "rejection", "negative", "wrong_reply"):
+        with pytest.raises(Unusable, match=r"\{question: q, answer: fine\}"):
+            read({"q": "咳", "fine": ANSWERED, key: ANSWERED * 3})
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        f"想\n</think>\n\n{ANSWERED}",
+        f"答：<think>想</think>{ANSWERED}",
+        f"<think>想</think>答：{ANSWERED}",
+        f"&lt;think&gt;想&lt;/think&gt;{ANSWERED}",
+        f"\ufeff<Thinking >想</Thinking>{ANSWERED}",
+        f"<think>想<think>再想</think></think>{ANSWERED}",
+    ],
+)
+def test_a_thought_is_found_behind_a_mark_and_without_its_opening(answer):
+    found = read({"instruction": ASKED, "output": answer})
+    assert found.turns == TURNS and found.thoughts
+    assert read({"data": [f"问：{ASKED}", answer]}).turns == TURNS
+
+
+def test_a_thought_that_is_not_closed_is_no_answer():
+    for answer in (
+        f"<think>想{ANSWERED}",
+        f"答：<think>想{ANSWERED}",
+        f"## Thinking\n想{ANSWERED}",
+        f"<|begin_of_thought|>{ANSWERED}",
+    ):
+        with pytest.raises(Unusable, match="a thought that is not closed"):
+            read({"instruction": ASKED, "output": answer})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"option": {"A": "口服退热药", "B": "物理降温", "E": ""}},
+        {"Options": "A 口服退热药\nB 物理降温"},
+        {"options": ["口服退热药", "物理降温"]},
+        {"choices": ["A. 口服退热药", "B. 物理降温"]},
+        {"options": [{"key": "A", "value": "口服退热药"}, {"key": "B", "value": "物理降温"}]},
+        {"options": '{"A": "口服退热药", "B": "物理降温"}'},
+        {"A": "口服退热药", "B": "物理降温"},
+        {"option_a": "口服退热药", "option_b": "物理降温"},
+    ],
+)
+def test_an_exam_has_its_options_in_the_question_and_their_text_in_the_answer(options):
+    asked = ("user", f"{ASKED}\nA. 口服退热药\nB. 物理降温")
+    assert read({"question": ASKED, "answer": "B"} | options).turns == [asked, ("assistant", "B. 物理降温")]
+    assert read({"instruction": ASKED, "output": "AB"} | options).turns == [asked, ("assistant", "A. 口服退热药\nB. 物理降温")]
+
+
+def test_an_exam_whose_options_cannot_be_read_is_rejected_and_options_beside_another_answer_are_left():
+    for options, answer in (({"A": "一", "B": "二"}, "C"), ("见图", "A"), ({"A": ["一"], "B": ["二"]}, "A")):
+        with pytest.raises(Unusable, match="an exam: its options would be lost"):
+            read({"question": ASKED, "options": options, "answer": answer})
+    assert read({"question": ASKED, "options": "见图", "answer": ANSWERED}).turns == TURNS
+
+
+LISTED = [{"role": "user", "content": ASKED}, {"role": "assistant", "content": ANSWERED}]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"messages": json.dumps(LISTED)},
+        {"id": 1, "conversations": " " + json.dumps(RECORDS["sharegpt"]["conversations"])},
+        {"instruction": ASKED, "output": ANSWERED, "history": "[]"},
+        {"instruction": ASKED, "output": ANSWERED, "conversations": []},
+        {"instruction": ASKED, "output": ANSWERED, "data": []},
+        {"question": ASKED, "answer": ANSWERED, "turns": "1"},
+        {"question": ASKED, "answer": ANSWERED, "data": "2020-01-01"},
+        {"question": ASKED, "answers": ["", ANSWERED]},
+        {"messages": LISTED, "dialogue": "", "turns": "2"},
+    ],
+)
+def test_lists_as_json_text_and_keys_that_hold_something_else_do_not_hide_the_dialogue(record):
+    assert read(record).turns == TURNS
+
+
+def test_a_list_as_json_text_that_breaks_off_is_named():
+    with pytest.raises(Unusable, match="'messages' begins like a list in JSON and is none"):
+        read({"messages": json.dumps(LISTED)[:-5]})
+
+
+def test_a_talk_under_an_unknown_key_is_proposed_as_turns_and_read_by_them():
+    for key, talk in (
+        ("utterances", [f"病人：{ASKED}", f"医生：{ANSWERED}"]),
+        ("items", LISTED),
+        ("text", f"Human: {ASKED}\nAssistant: {ANSWERED}"),
+        ("text", f"### Human: {ASKED}\n### Assistant: {ANSWERED}"),
+    ):
+        with pytest.raises(Unusable, match=rf"set converted.columns: {{turns: {key}}}"):
+            read({"description": ASKED, key: talk})
+        assert [(role, text.strip()) for role, text in read({key: talk}, {"turns": key}).turns] == TURNS
+
+
+def test_what_a_developer_says_is_a_system_text():
+    assert read({"messages": [{"role": "developer", "content": "你是助手"}, *LISTED]}).system == "你是助手"

@@ -13,7 +13,7 @@ from xinglin.dialogues import personal
 from xinglin.dialogues.batches import Batch, as_bytes
 from xinglin.dialogues.cleaning import clean, tidy
 from xinglin.dialogues.dialogue import Dialogue, Unusable
-from xinglin.dialogues.formats import MAPPED, read, shape_of
+from xinglin.dialogues.formats import MAPPED, flat, read, shape_of, walked
 from xinglin.dialogues.record import Broken
 from xinglin.dialogues.rows import alpaca_row
 from xinglin.dialogues.screening import Advertising, ensure_length, screened
@@ -82,15 +82,17 @@ def convert(batch: Batch, converted: Converted) -> Chunk:
                 raise Unusable("a thought stands before an answer")
             chunk.counts.unread.update(dialogue.unread)
             row = alpaca_row([text for _, text in turns], system, dialogue.department) | origin.place(record)
+            texts = [text for _, text in turns]
             if dialogue.liked is not None or dialogue.rejected:
                 chunk.preferences.append(preference(row, dialogue, mended))
             if dialogue.liked is False or dialogue.rejected:
+                below = tidy(dialogue.rejected, mended) if dialogue.rejected else texts[-1]
+                chunk.undesired.append(hash_of([system, *texts[:-1], below], origin.part))
                 raise Unusable(PAIR if dialogue.rejected else UNDESIRED)
         except Unusable as error:
             text = excerpt(record.value, converted)
             chunk.rejects.append(span.named() | {"reason": personal.mask(str(error)), "text": text})
             continue
-        texts = [text for _, text in turns]
         chunk.rows.append(orjson.dumps(row))
         chunk.hashes.append(hash_of([system, *texts], origin.part))
         chunk.places.append(place)
@@ -124,6 +126,9 @@ def dialogue_of(
         record = orjson.loads(source) if isinstance(source, bytes) else source
     except orjson.JSONDecodeError as error:
         raise Unusable("not JSON in UTF-8") from error
+    if columns and isinstance(record, dict):
+        chunk.columns |= {path for path in map(str, columns.values()) if walked(record, path)[0]}
+        chunk.keys = chunk.keys or [key for key, _ in flat(record)]
     shape = shape_of(record, columns) if converted.format == "auto" else converted.format
     if shape not in chunk.shapes:
         chunk.shapes[shape] = f"{where}: {' '.join(excerpt(source, converted).split())}"

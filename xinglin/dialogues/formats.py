@@ -1,10 +1,27 @@
 """The shapes that source records come in, each a function from a record to a dialogue."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
+import orjson
+
 from xinglin.dialogues.dialogue import Dialogue, Unusable
-from xinglin.dialogues.reader import SAID, THOUGHTS, Reader, empty, text_of
+from xinglin.dialogues.reader import (
+    NOT_LEARNED,
+    SAID,
+    THOUGHTS,
+    UNDESIRABLE,
+    Reader,
+    empty,
+    holds_text,
+    pair_side,
+    plain_key,
+    text_of,
+    truth,
+    verdict_of,
+)
 from xinglin.dialogues.speakers import Turn, speakers
 
 Columns = Mapping[str, str | int] | None  # which key of a record is its question, answer, …; dots lead into objects and lists
@@ -20,8 +37,13 @@ ALIASES = {  # under which names each part of a record is known
 }
 NAMED = {alias: part for part, aliases in ALIASES.items() for alias in aliases.split()}
 RANK = {alias: place for place, alias in enumerate(NAMED)}  # of two names of one part the first counts
-MAPPED = ("title", "question", "answer", "department", "system", "turns")
+SAYS_WHO = ("human", "user", "patient")  # that may name the patient as well as hold the question
+MAPPED = ("title", "question", "answer", "department", "system", "turns", "label")
 TURN_LISTS = ("messages", "conversation", "conversations", "dialogue", "dialog", "turns", "data")
+JSON_LISTS = (*TURN_LISTS, "history", "prompt", "chosen", "rejected", "completion")  # which a table's cell may hold as JSON
+OPTIONS = ("option", "options", "choices", "选项")
+OPTION_KEY = re.compile(r"(?:option[_ ]?|opt[_ ]?|选项)?([A-H])", re.IGNORECASE)
+CHOICE = re.compile(r"[A-H](?:\s*[,，、;；和|]?\s*[A-H]){0,7}")
 WHO = ("role", "from", "speaker", "sender")
 PAIRS = (
     ("human", "assistant"),
@@ -41,25 +63,27 @@ def huatuo(record: Reader, columns: Columns) -> Dialogue:
     """Read `{"data": ["问：…", "答：…", …]}`, the shape of HuatuoGPT-sft-data-v1."""
     texts = record.take("data")
     if isinstance(texts, str):
-        return record.dialogue(record.placed([texts]))
+        return with_system(record, record.placed([texts]))
     if not isinstance(texts, list):
         raise Unusable("'data' is not a list")
     if not all(isinstance(text, str) for text in texts):
         raise Unusable("'data' is not a list of texts")
-    return record.dialogue(record.placed(texts))
+    return with_system(record, record.placed(texts))
 
 
 def alpaca(record: Reader, columns: Columns) -> Dialogue:
     """Read `{"instruction", "input", "output", "system", "history": [[question, answer], …]}`, all but two of them optional.
 
-    `chosen` may stand in the place of `output`, as in LLaMA-Factory's pairs of preferences.
+    `chosen`, `response` or `answer` may stand in the place of `output`.
     """
     turns = list(pairs(record, record.take("history"), "history"))
     given = [record.text(key) for key in ("instruction", "input")]
-    key = next((key for key in ("output", "chosen", "response", "answer") if not empty(record.record.get(key))), "output")
-    output = record.answer_of(record.take(key), key) if key == "chosen" else record.text(key)
+    key = next(iter(named(record.record, "answer")), "output")
+    output = record.answer_of(record.take(key), key) if pair_side(key) == "chosen" else record.text(key)
     one_of(record, "answer", key)
-    return record.dialogue([*turns, ("user", "\n".join(filter(None, given))), ("assistant", output)])
+    one_of(record, "question", "instruction")
+    question, output = with_options(record, "\n".join(filter(None, given)), output)
+    return record.dialogue([*turns, ("user", question), ("assistant", output)])
 
 
 def pairs(record: Reader, history: Any, key: str) -> Iterator[Turn]:
@@ -87,6 +111,7 @@ def said(record: Reader, entry: dict, key: str) -> Iterator[Turn]:
         yield "user", text_of(entry[keys[asked[0]]], key)
         yield "assistant", text_of(entry[keys[asked[1]]], key)
         return
+    refuse_unlearned(record.speakers.role(entry[who]), entry)
     if not empty(entry.get("tool_calls")) or not empty(entry.get("function_call")):
         raise Unusable("a turn that calls a tool")
     content = next((name for name in SAID if name in entry), None)
@@ -107,20 +132,58 @@ def said(record: Reader, entry: dict, key: str) -> Iterator[Turn]:
     yield role, text_of(entry[content], content)
 
 
+def refuse_unlearned(role: str | None, entry: dict) -> None:
+    """Raise Unusable for an answer that its own key keeps out of training: a row is learned as a whole."""
+    for name in NOT_LEARNED:
+        if role == "assistant" and name in entry and truth(entry[name]) is False:
+            raise Unusable(f"an answer that is not to be learned, as its '{name}' says: a row is learned as a whole")
+
+
 def messages(record: Reader, columns: Columns) -> Dialogue:
     """Read `{"messages": [{"role": "user", "content": …}, …]}`, under any name of TURN_LISTS and with any of WHO and SAID.
 
     The entries may be texts with the speaker before them, pairs, or objects of a question and an answer. `chosen` and
-    `rejected` may follow, as in pairs of preferences.
+    `rejected` may follow, or stand beside a `prompt`, as in pairs of preferences.
     """
-    key = next((key for key in (*TURN_LISTS, "chosen") if key in record.record), "messages")
+    key = turn_key(record.record)
+    if key is None:
+        return prompted(record)
     turns = turns_of(record, record.take(key), key)
-    if key != "chosen" and not empty(record.record.get("chosen")):
-        turns.append(("assistant", record.answer_of(record.take("chosen"), "chosen")))
+    if chosen := next(
+        (name for name in record.record if pair_side(name) == "chosen" and holds_text(record.record[name])), None
+    ):
+        turns.append(("assistant", record.answer_of(record.take(chosen), chosen)))
     return with_system(record, turns)
 
 
+def turn_key(record: Mapping[str, Any]) -> str | None:
+    """Return under which name a record lists its turns: a list goes before a text, and one that is empty comes last."""
+    for kind in (list, str):
+        if found := [key for key in TURN_LISTS if isinstance(record.get(key), kind) and not empty(record[key])]:
+            return found[0]
+    return None if listed_answer(record) else next((key for key in TURN_LISTS if key in record), "messages")
+
+
+def listed_answer(record: Mapping[str, Any]) -> str | None:
+    """Return the key of an answer that is a list of messages."""
+    return next((key for key in named(record, "answer") if messages_in(record[key])), None)
+
+
+def messages_in(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(one, dict) and set(WHO) & one.keys() for one in value)
+
+
+def prompted(record: Reader) -> Dialogue:
+    """Read a prompt and an answer to it, each a list of messages; an answer may hold the prompt as well (TRL)."""
+    key = listed_answer(record.record) or "messages"
+    turns = turns_of(record, record.take(key), key)
+    prompt = record.take("prompt")
+    before = [("user", prompt)] if isinstance(prompt, str) and prompt.strip() else list(pairs(record, prompt, "prompt"))
+    return with_system(record, turns if turns[: len(before)] == before else [*before, *turns])
+
+
 def turns_of(record: Reader, value: Any, key: str) -> list[Turn]:
+    value = parsed(value, key)
     if isinstance(value, str):  # a dialogue in one text
         return record.placed([value])
     entries = items(value, key)
@@ -130,12 +193,11 @@ def turns_of(record: Reader, value: Any, key: str) -> list[Turn]:
 
 
 def with_system(record: Reader, turns: list[Turn]) -> Dialogue:
-    system = record.text("system")
-    if turns and turns[0][0] == "system":
-        system, turns = turns[0][1], turns[1:]
-    if any(role == "system" for role, _ in turns):
+    first = next((place for place, (role, _) in enumerate(turns) if role != "system"), len(turns))
+    system = "\n".join(text for _, text in turns[:first]) or record.text("system")
+    if any(role == "system" for role, _ in turns[first:]):
         raise Unusable("a system text after the first turn")
-    return record.dialogue(turns, system)
+    return record.dialogue(turns[first:], system)
 
 
 def table(record: Reader, columns: Columns) -> Dialogue:
@@ -144,19 +206,24 @@ def table(record: Reader, columns: Columns) -> Dialogue:
     Which key is which is told by `columns`, or by their usual names. A list holds the ways to ask one question, or answers,
     of which the first counts (Huatuo-26M).
     """
-    cells = {part: first_of(record, key) for part, key in parts(record, columns).items() if part != "turns"}
+    keys = parts(record, columns)
+    cells = {part: first_of(record, key) for part, key in keys.items() if part not in ("turns", "label")}
+    if "label" in keys:
+        record.liked = verdict_of("kto_tag", keys["label"], reached(record, keys["label"]))
     title, question = cells.get("title", "").strip(), cells.get("question", "").strip()
-    if columns is None and (given := str(record.record.get("input") or "").strip()) and "input" not in record.read:
-        question, _ = f"{question}\n{given}".strip(), record.take("input")
+    if columns is None:
+        for key in named(record.record, "question"):
+            if plain_key(key) in ("input", "instruction") and key not in record.read:
+                both = (question, record.text(key).strip())
+                question = "\n".join(filter(None, both if plain_key(key) == "input" else both[::-1]))
     asked = question if question.startswith(title) else f"{title}\n{question}".strip()
     turns = list(pairs(record, record.take("history"), "history"))
     if columns and "turns" in columns:
-        turns += turns_of(record, reached(record, str(columns["turns"])), str(columns["turns"]))
+        turns += turns_of(record, reached(record, keys["turns"]), keys["turns"])
         return with_system(record, turns)
+    asked, answer = with_options(record, asked, cells.get("answer", "").strip())
     return record.dialogue(
-        [*turns, ("user", asked), ("assistant", cells.get("answer", "").strip())],
-        cells.get("system", ""),
-        cells.get("department", ""),
+        [*turns, ("user", asked), ("assistant", answer)], cells.get("system", ""), cells.get("department", "")
     )
 
 
@@ -164,30 +231,94 @@ def parts(record: Reader, columns: Columns) -> dict[str, str]:
     """Return which of the record's keys is which part, as told in `columns` or by their usual names."""
     if columns:
         return {part: str(key) for part, key in columns.items()}
-    found: dict[str, str] = {}
-    for key in sorted(record.record, key=lambda key: RANK.get(str(key).strip().lower(), len(RANK))):
-        part = NAMED.get(str(key).strip().lower())
-        if part and part not in found and not empty(record.record[key]):
-            found[part] = key
-    if "answer" in found:
-        one_of(record, "answer", found["answer"])
+    found = {part: keys[0] for part in ALIASES if (keys := named(record.record, part))}
+    for part in ("question", "answer"):
+        if part in found:
+            one_of(record, part, found[part])
     return found
 
 
+@lru_cache(1 << 12)
+def part_of(key: object) -> str | None:
+    """Return which part a key is known as."""
+    return NAMED.get(str(key).strip().lower()) or ("answer" if pair_side(key) == "chosen" else None)
+
+
+def named(record: Mapping[str, Any], part: str) -> list[str]:
+    """Return the keys that are known as a part and hold something, the usual name first."""
+    found = [key for key, value in record.items() if part_of(key) == part and not empty(value) and not isinstance(value, bool)]
+    return sorted(found, key=lambda key: RANK.get(str(key).strip().lower(), len(RANK)))
+
+
 def one_of(record: Reader, part: str, key: str) -> None:
-    """Raise Unusable if another key of the record is known as the same part."""
-    others = [str(name) for name in record.record if NAMED.get(str(name).strip().lower()) == part and name != key]
-    if others := [name for name in others if not empty(record.record[name])]:
-        raise Unusable(
-            f"two {part}s, '{key}' and '{others[0]}': say which by converted.columns: {{question: …, {part}: {others[0]}}}"
-        )
+    """Raise Unusable if another key of the record is known as the same part, and says something else."""
+    joined = ["input", *(["instruction"] if plain_key(key) == "input" else []), *(SAYS_WHO if key not in SAYS_WHO else [])]
+    for other in named(record.record, part):
+        if other == key or (part == "question" and plain_key(other) in joined):
+            continue
+        if part == "answer" or str(record.record[other]).strip() != str(record.record.get(key)).strip():
+            rest = "answer: …" if part == "question" else "question: …"
+            mapped = ", ".join(sorted([f"{part}: {other}", rest], reverse=True))
+            raise Unusable(f"two {part}s, '{key}' and '{other}': say which by converted.columns: {{{mapped}}}")
+
+
+def with_options(record: Reader, question: str, answer: str) -> tuple[str, str]:
+    """Return an exam's question with its options, one a line, and the answer that is a letter with its option's text.
+
+    Raises Unusable for options of a kind that cannot be read.
+    """
+    key = next((name for name in record.record if plain_key(name) in OPTIONS and not empty(record.record[name])), None)
+    chosen = re.findall("[A-H]", answer) if CHOICE.fullmatch(answer) else []
+    options = options_of(record, key, bool(chosen))
+    if not options:
+        return question, answer
+    if any(letter not in options for letter in chosen):
+        raise Unusable(f"an exam: its options would be lost, '{key or 'A'}' does not hold '{answer[:20]}'")
+    if not all(text in question for text in options.values()):
+        question = "\n".join([question, *(f"{letter}. {text}" for letter, text in options.items())])
+    return question, "\n".join(f"{letter}. {options[letter]}" for letter in chosen) or answer
+
+
+def options_of(record: Reader, key: str | None, is_exam: bool) -> dict[str, str]:
+    """Return the options of an exam by their letters; without a key of its own they may be columns A, B, C …"""
+    if key is None:
+        columns = {found[1].upper(): name for name in record.record if (found := OPTION_KEY.fullmatch(str(name).strip()))}
+        if not is_exam or not {"A", "B"} <= columns.keys():
+            return {}
+        texts = {letter: first_of(record, name).strip() for letter, name in sorted(columns.items())}
+        return {letter: text for letter, text in texts.items() if text}
+    value = record.take(key)
+    value = loaded(value) if isinstance(value, str) else value
+    if isinstance(value, str):
+        value = [line for line in map(str.strip, value.splitlines()) if line]
+    if isinstance(value, list):
+        value = dict(option(place, entry) for place, entry in enumerate(value))
+    if not isinstance(value, dict) or not value or not all(isinstance(text, str) and text.strip() for text in value.values()):
+        value = {letter: text for letter, text in value.items() if not empty(text)} if isinstance(value, dict) else {}
+    if len(value) < 2 or not all(
+        isinstance(text, str) and re.fullmatch("[A-Z]", str(name).strip()) for name, text in value.items()
+    ):
+        if is_exam:
+            raise Unusable(f"an exam: its options would be lost, '{key}' does not hold one text for each letter")
+        record.read.discard(key)
+        return {}
+    return {str(letter).strip(): text.strip() for letter, text in value.items()}
+
+
+def option(place: int, entry: Any) -> tuple[str, Any]:
+    """Return the letter and the text of an option: a text, which may begin with its letter, or an object of both."""
+    if isinstance(entry, dict) and len(entry) == 2:
+        letter, text = sorted(entry.values(), key=lambda value: len(str(value)))
+        return str(letter), text
+    found = re.match(r"[(（]?([A-H])(?:\s*[.．、:：)）]\s*|\s+)(?=\S)", entry) if isinstance(entry, str) else None
+    return (found[1], entry[found.end() :]) if found else ("ABCDEFGHIJKLMNOPQRSTUVWXYZ"[place % 26], entry)
 
 
 def first_of(record: Reader, key: str) -> str:
     value = reached(record, key)
     while isinstance(value, list) and value:
         record.unread |= {f"{key}[1:]"} if len(value) > 1 else set()
-        value = value[0]
+        value = next((one for one in value if not empty(one)), None)
     return text_of(value, key)
 
 
@@ -195,14 +326,23 @@ def reached(record: Reader, path: str) -> Any:
     """Return what a key holds; one with dots leads through objects and lists."""
     if path in record.record:
         return record.take(path)
-    value: Any = record.record
-    for step in path.split("."):
-        if isinstance(value, list):
-            value = value[int(step)] if step.isdecimal() and int(step) < len(value) else None
-        else:
-            value = value.get(step) if isinstance(value, dict) else None
     record.read.add(path.split(".")[0])
-    return value
+    return walked(record.record, path)[1]
+
+
+def walked(record: Any, path: str) -> tuple[bool, Any]:
+    """Return whether a record has what a path with dots leads to, and what it holds."""
+    if isinstance(record, dict) and path in record:
+        return True, record[path]
+    value = record
+    for step in path.split("."):
+        if isinstance(value, list) and step.isdecimal() and int(step) < len(value):
+            value = value[int(step)]
+        elif isinstance(value, dict) and step in value:
+            value = value[step]
+        else:
+            return False, None
+    return True, value
 
 
 SHAPES: dict[str, Callable[[Reader, Columns], Dialogue]] = {
@@ -220,12 +360,30 @@ def read(record: Any, shape: str, columns: Columns = None, more: Mapping[str, st
 
 
 def as_object(record: Any) -> dict:
-    """Return a record that is a list of turns as an object that holds it."""
+    """Return a record that is a list of turns as an object that holds it, and one whose lists are JSON text with the lists."""
     if isinstance(record, list) and record:
         return {"data" if all(isinstance(one, str) for one in record) else "messages": record}
     if not isinstance(record, dict):
         raise Unusable("not a JSON object")
-    return record
+    texts = {key: parsed(record[key], key) for key in JSON_LISTS if isinstance(record.get(key), str)}
+    return record | texts if any(not isinstance(value, str) for value in texts.values()) else record
+
+
+def parsed(value: Any, key: str) -> Any:
+    """Return what a text that is JSON holds, any other text as it is; raises Unusable for JSON that breaks off."""
+    found = loaded(value) if isinstance(value, str) else value
+    if isinstance(found, str) and re.match(r"\s*\[\s*[\[{]", found):
+        raise Unusable(f"'{key}' begins like a list in JSON and is none")
+    return found
+
+
+def loaded(text: str) -> Any:
+    if text.lstrip()[:1] not in ("[", "{"):
+        return text
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return text
 
 
 def shape_of(given: Any, columns: Columns) -> str:
@@ -233,29 +391,47 @@ def shape_of(given: Any, columns: Columns) -> str:
     record = as_object(given)
     if columns:
         return "csv"
-    if isinstance(data := record.get("data"), list | str):
-        return "messages" if data and all(isinstance(one, dict | list) for one in data) else "huatuo"
-    if isinstance(turns := record.get("conversations"), list):
-        return "sharegpt" if turns and isinstance(turns[0], dict) and "from" in turns[0] else "messages"
-    if any(isinstance(record.get(key), list | str) for key in TURN_LISTS):
+    key = turn_key(record)
+    if key and isinstance(record.get(key), list) and record[key]:
+        return listed(key, record[key])
+    answers = [name for name in named(record, "answer") if not isinstance(record[name], int | float)]
+    answered, asked = bool(answers), bool(named(record, "question") or named(record, "title"))
+    if not (answered and asked) and key and isinstance(record.get(key), str) and record[key].strip():
+        return "huatuo" if key == "data" else "messages"
+    if listed_answer(record):
         return "messages"
-    if isinstance(record.get("chosen"), list):
-        return "messages"
-    if "instruction" in record and {"output", "chosen"} & record.keys():
+    if "instruction" in record and ({"output", "chosen"} & record.keys() or (answered and not empty(record["instruction"]))):
         return "alpaca"
-    found = {NAMED.get(str(key).strip().lower()) for key in record}
-    if "answer" in found and ("question" in found or "title" in found):
+    known = {part_of(name) for name in record}
+    if "answer" in known and ("question" in known or "title" in known):
         return "csv"
+    if key and isinstance(record.get(key), list | str):
+        return listed(key, record[key])
     raise Unusable(f"no known shape{suggestion(record)}")
 
 
+def listed(key: str, turns: list | str) -> str:
+    """Return the shape of turns by the key of their list and what it holds."""
+    if key == "data":
+        return "messages" if turns and all(isinstance(one, dict | list) for one in turns) else "huatuo"
+    by_name = key == "conversations" and bool(turns) and isinstance(turns[0], dict) and "from" in turns[0]
+    return "sharegpt" if by_name else "messages"
+
+
 def suggestion(record: Mapping[str, Any]) -> str:
-    """Return the mapping to set, ready to paste, with the two texts of the record that are likeliest question and answer."""
-    texts = sorted((len(value), str(key)) for key, value in flat(record) if isinstance(value, str) and value.strip())
+    """Return the mapping to set, ready to paste: what holds a talk, or the two texts likeliest to be question and answer."""
+    known, keys = speakers(), f"(of its keys {', '.join(map(str, record))})"
+    told = [(str(key), value) for key, value in flat(record) if not empty(value) and not UNDESIRABLE.search(str(key))]
+    for key, value in told:
+        if (isinstance(value, list) and len(value) > 1 and all(isinstance(one, str | dict | list) for one in value)) or (
+            isinstance(value, str) and len(known.pieces(value, alone=True)) > 1
+        ):
+            return f": set converted.columns: {{turns: {key}}} {keys}"
+    texts = sorted((len(value), key) for key, value in told if isinstance(value, str))
     if len(texts) < 2:
         return f": its keys are {', '.join(map(str, record))}"
     (_, question), (_, answer) = texts[-2:]
-    return f": set converted.columns: {{question: {question}, answer: {answer}}} (of its keys {', '.join(map(str, record))})"
+    return f": set converted.columns: {{question: {question}, answer: {answer}}} {keys}"
 
 
 def flat(record: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:

@@ -13,7 +13,8 @@ from xinglin.dialogues.rows import texts_of
 
 UNDESIRED = "an undesired answer: it is kept in preferences.jsonl"
 PAIR = "a pair of preferences: it is kept in preferences.jsonl"
-SET_ASIDE = (UNDESIRED, PAIR)  # which the budget of rejects does not count
+CONTRADICTED = "an answer that another record calls undesired: it is kept in preferences.jsonl"
+SET_ASIDE = (UNDESIRED, PAIR, CONTRADICTED)  # which the budget of rejects does not count
 PLACE = np.dtype([("file", "u4"), ("line", "u4"), ("lines", "u4"), ("element", "u4")])
 
 
@@ -69,6 +70,9 @@ class Chunk:
     spans: list[Span] = field(default_factory=list)  # of the source that the rows come from
     rejects: list[dict] = field(default_factory=list)
     preferences: list[bytes] = field(default_factory=list)  # rows that tell which answers are desired
+    undesired: list[int] = field(default_factory=list)  # hashes of the dialogues with such an answer
+    columns: set[str] = field(default_factory=set)  # of those that `converted.columns` names, which some record has
+    keys: list[str] = field(default_factory=list)  # of the first record, if columns are named
     shapes: dict[str, str] = field(default_factory=dict)  # the first record of each
     counts: Counts = field(default_factory=Counts)
 
@@ -86,6 +90,8 @@ class SourceTally:
     reasons: Counter = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
     shapes: dict[str, dict[str, str]] = field(default_factory=dict)  # by file, the first record of each
+    columns: set[str] = field(default_factory=set)  # of those that `converted.columns` names, which some record has
+    keys: list[str] = field(default_factory=list)
 
     def add(self, chunk: Chunk, new: int) -> None:
         self.raw += chunk.records
@@ -93,11 +99,23 @@ class SourceTally:
         self.lines += chunk.lines
         self.converted += new
         self.duplicates += len(chunk.rows) - new
+        self.columns |= chunk.columns
+        self.keys = self.keys or chunk.keys
         self.shapes[chunk.origin.file] = chunk.shapes | self.shapes.get(chunk.origin.file, {})
         for reject in chunk.rejects:
             self.reasons[reject["reason"]] += 1
             self.rejected_lines += reject["lines"] * (reject["reason"] not in SET_ASIDE)
             self.examples.setdefault(reject["reason"], f"line {reject['line']}: {' '.join(reject['text'].split())}")
+
+    @property
+    def set_aside(self) -> int:
+        return sum(self.reasons[reason] for reason in SET_ASIDE)
+
+    def take_back(self, reject: dict) -> None:
+        """Count a dialogue that was converted as a reject."""
+        self.converted -= 1
+        self.reasons[reject["reason"]] += 1
+        self.examples.setdefault(reject["reason"], f"line {reject['line']}: {reject['text']}")
 
     def stats(self) -> dict:
         return {
@@ -120,11 +138,13 @@ class Tally:
     files: list[str] = field(default_factory=list)
     seen: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))  # hashes of the rows written, sorted
     places: np.ndarray = field(default_factory=lambda: np.empty(0, PLACE))  # where these rows come from
+    undesired: set[int] = field(default_factory=set)  # hashes of dialogues with an answer that some record calls undesired
 
     def add(self, chunk: Chunk) -> tuple[list[bytes], list[dict]]:
         """Count a chunk and return those of its rows that are new, and of the others where they and their first stand."""
         self.counts.update(chunk.counts)
         self.preferences += len(chunk.preferences)
+        self.undesired.update(chunk.undesired)
         if chunk.origin.file not in self.files:
             self.files.append(chunk.origin.file)
         new, firsts = self.unseen(chunk)
@@ -151,6 +171,16 @@ class Tally:
         self.seen = np.insert(self.seen, where[~known], values[~known])
         self.places = np.insert(self.places, where[~known], firsts[~known])
         return sorted(first[~known].tolist()), firsts[inverse]
+
+    def contradicted(self) -> list[Span]:
+        """Return where the rows come from whose answer another record calls undesired."""
+        found = np.isin(self.seen, np.array(sorted(self.undesired), np.uint64))
+        return [Span(self.files[file], *place) for file, *place in self.places[found].tolist()]
+
+    def take_back(self, reject: dict, texts: list[str]) -> None:
+        """Count a row that was written as a reject."""
+        self.counts.take_back(texts)
+        next(source for source in self.sources.values() if reject["source"] in source.shapes).take_back(reject)
 
     def total(self, count: str) -> int:
         return sum(getattr(source, count) for source in self.sources.values())
