@@ -256,7 +256,7 @@ def test_an_answer_that_names_a_choice_keeps_its_letter_and_q_beside_a_are_speak
         ("家属：", "主任："),
         ("网友：", "专家："),
         ("问题：", "回答："),
-        ("問：", "醫師："),
+        ("用戶：", "醫師："),
     ],
 )
 def test_a_mark_is_seen_behind_what_shows_nothing_with_a_title_and_for_every_name(patient, doctor):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 Turn = tuple[str, str]  # ("user" or "assistant", text)
 MARKS = {  # that stand before a text, and within one that tells of a talk
-    "user": "问 患者 病人 患儿家长 患者家属 来访者 求助者 咨询者 用户 問 用戶 user human patient client q",
+    "user": "问 患者 病人 患儿家长 患者家属 来访者 求助者 咨询者 用户 用戶 user human patient client q",
     "assistant": "答 医生 医师 大夫 主治医生 主治医师 住院医师 主任医师 副主任医师 咨询师 心理咨询师 心理医生 治疗师 助手 "
     "醫生 醫師 主任醫師 諮詢師 assistant doctor counselor counsellor therapist gpt a",
 }
@@ -153,7 +153,12 @@ def speakers(*more: tuple[str, str]) -> Speakers:
 
 
 def plain(names: Iterable[str]) -> str:
-    return rf"(?P<name>{'|'.join(map(wide_too, sorted(names, key=len, reverse=True)))}){NUMBER}"
+    return rf"{begin_of(names)}(?P<name>{'|'.join(map(wide_too, sorted(names, key=len, reverse=True)))}){NUMBER}"
+
+
+def begin_of(names: Iterable[str]) -> str:
+    """Return the pattern of looking at the first letter alone: where none of the names begins, the others cost nothing."""
+    return f"(?=[{''.join(sorted({wide_too(name[0]).strip('[]') for name in names if name}))}])"
 
 
 def held(names: Iterable[str], group: str = "held") -> str:
