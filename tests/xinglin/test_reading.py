@@ -130,6 +130,10 @@ def test_an_array_on_one_line_is_read_wherever_the_first_look_cuts_it(tmp_path, 
         ("d.xlsx", b"PK and no more", "damaged or cut short after record 0"),
         ("d.jsonl.gz", gzip.compress(LINES.encode() * 900)[:-200], "cut short after record"),
         ("d.jsonl.xz", lzma.compress(LINES.encode() * 900)[:-40], "cut short after record"),
+        ("d.jsonl.zst", zstandard.compress(LINES.encode() * 900)[:-40], "cut short after record"),
+        ("d.csv.zst", zstandard.compress(TABLE.encode())[:-1], "cut short after record"),
+        ("d.jsonl.zst", zstandard.compress(LINES.encode()) * 2 + zstandard.compress(LINES.encode())[:-1], "cut short after"),
+        ("d.jsonl.zst", b"", "cut short after record 0"),
         ("d.jsonl.zst", b"not packed", "damaged or cut short after record 0"),
         ("d.json", b'[{"data": []}, {"data"', "cut short after record 2: the array is not closed"),
         ("d.csv", "ask,answer,Answer\n咳嗽,好,坏\n".encode(), "columns 2 and 3 are both called 'answer'"),
@@ -381,6 +385,106 @@ def test_brackets_that_are_never_closed_are_read_in_linear_time(tmp_path, openin
     with contextlib.suppress(CommandError):
         list(records(file))
     assert time.process_time() - began < 20
+
+
+def test_a_file_of_several_frames_is_read_to_its_end(tmp_path):
+    skippable = b"\x50\x2a\x4d\x18\x03\x00\x00\x00abc"
+    content = skippable + zstandard.compress(LINES.encode()) + zstandard.compress(b"") + zstandard.compress(LINES.encode())
+    assert [value for _, value in read(write(tmp_path / "d.jsonl.zst", content))] == ROWS * 2
+
+
+def test_a_file_cut_anywhere_is_never_read_as_a_whole_one(tmp_path):
+    packed = zstandard.ZstdCompressor(level=3, write_content_size=False).compress((LINES * 50).encode())
+    for length in range(len(packed)):
+        with pytest.raises(CommandError, match="damaged or cut short"):
+            list(records(write(tmp_path / "d.jsonl.zst", packed[:length])))
+
+
+PAIRS = [{"question": f"头疼{i}怎么办", "answer": f"多休息{i}"} for i in range(5)]
+ALPACA = [{"instruction": f"头疼{i}怎么办", "input": "", "output": f"多休息{i}"} for i in range(5)]
+OTHER = [{"q": f"头疼{i}", "a": f"多休息{i}"} for i in range(5)]
+TALK = [{"role": "user", "content": "咳嗽"}, {"role": "assistant", "content": "多喝水"}]
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("suffix", [".json", ".jsonl"])
+@pytest.mark.parametrize("rows", [PAIRS, ALPACA, ROWS, [TALK] * 3, OTHER, [{"turns": TALK}], [["咳嗽", "多喝水"]] * 2])
+def test_records_that_an_object_wraps_are_read_as_elements(tmp_path, rows, suffix, indent):
+    wrapped = [
+        {"version": "1.0", "data": rows, "total": len(rows), "by": [{"name": "甲"}, {"name": "乙"}]},
+        {"train": rows, "test": []},
+        {"code": 0, "result": {"list": rows, "page": 1}},
+    ]
+    if isinstance(rows[0], dict):
+        wrapped.append({str(place): row for place, row in enumerate(rows)})
+    for value in wrapped:
+        file = write(tmp_path / f"d{suffix}", json.dumps(value, ensure_ascii=False, indent=indent))
+        assert read(file) == list(enumerate(rows, 1))
+
+
+@pytest.mark.parametrize(
+    ("record", "columns"),
+    [
+        ({"data": ["问：咳嗽", "答：多喝水"]}, None),
+        ({"messages": TALK, "tools": [{"name": "x"}] * 3}, None),
+        ({"id": 1, "conversations": [{"from": "human", "value": "咳嗽"}, {"from": "gpt", "value": "多喝水"}]}, None),
+        ({"conversation": [{"human": "咳嗽", "assistant": "多喝水"}] * 3}, None),
+        ({**ALPACA[0], "history": [["头痛", "多休息"]] * 3, "sources": [{"url": "甲"}] * 3}, None),
+        ({"case": {"ask": "咳嗽", "replies": [{"text": "好"}] * 3}}, {"question": "case.ask", "answer": "case.replies.0.text"}),
+        ({"talk": PAIRS}, {"turns": "talk"}),
+    ],
+)
+@pytest.mark.parametrize("indent", [None, 2])
+def test_one_dialogue_alone_in_its_file_stays_one(tmp_path, record, columns, indent):
+    file = write(tmp_path / "d.json", json.dumps(record, ensure_ascii=False, indent=indent))
+    assert told(file, columns) == [record]
+
+
+def test_dialogues_on_lines_of_their_own_are_not_taken_for_sets(tmp_path):
+    assert told(write(tmp_path / "d.jsonl", f"{json.dumps({'data': PAIRS})}\n" * 2)) == [{"data": PAIRS}] * 2
+    broken = json.dumps({"data": PAIRS})[:-15] + "\n"
+    assert len(list(records(write(tmp_path / "d.jsonl", broken + f"{json.dumps({'data': PAIRS})}\n" * 2)))) == 3
+
+
+def test_columns_name_what_wrapped_records_have(tmp_path):
+    columns = {"question": "q", "answer": "a"}
+    for value in ({"items": OTHER[:1]}, {"conversations": OTHER}, {"0": OTHER[0], "1": OTHER[1]}):
+        found = told(write(tmp_path / "d.json", json.dumps(value)), columns)
+        assert found == OTHER[: len(found)] and len(found) == (5 if "conversations" in value else len(value))
+
+
+@pytest.mark.parametrize("more", [0, 30_000])
+def test_several_sets_in_one_file_are_refused_by_name(tmp_path, capsys, more):
+    for value in (
+        {"train": PAIRS + PAIRS[:1] * more, "test": PAIRS},
+        {"train": PAIRS + PAIRS[:1] * more, "test": {"a": PAIRS[0]}},
+    ):
+        with ends():
+            read(write(tmp_path / "d.json", json.dumps(value)))
+        assert "several sets of records in one file: train, test" in capsys.readouterr().err
+
+
+def test_a_damaged_record_of_a_wrapped_set_is_one_reject(tmp_path):
+    parts = [json.dumps(row) for row in PAIRS]
+    parts[2] = '{"question": "a"b", "answer": "c"}'
+    found = list(records(write(tmp_path / "d.json", f'{{"version": 1, "data": [{", ".join(parts)}]}}')))
+    assert [record.element for record in found] == [1, 2, 3, 4, 5]
+    assert [isinstance(record.value, Broken) for record in found] == [False, False, True, False, False]
+
+
+def test_a_wrapped_set_that_breaks_off_is_refused_and_a_large_one_is_not_held(tmp_path, capsys):
+    text = json.dumps({"version": 1, "data": PAIRS}, ensure_ascii=False)
+    for length in (-1, -2, -30):
+        with ends():
+            read(write(tmp_path / "d.json", text[:length]))
+        assert "cut short" in capsys.readouterr().err
+    row = json.dumps({"question": "咳" * 1000, "answer": "好"}, ensure_ascii=False)
+    with gzip.open(tmp_path / "d.json.gz", "wb", 1) as packed:
+        packed.write(b'{"data": [' + b", ".join([row.encode()] * 20_000) + b"]}")
+    tracemalloc.start()
+    assert sum(1 for _ in records(tmp_path / "d.json.gz")) == 20_000
+    assert tracemalloc.get_traced_memory()[1] < 1 << 25
+    tracemalloc.stop()
 
 
 TRADITIONAL = [

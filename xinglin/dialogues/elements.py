@@ -26,7 +26,7 @@ BETWEEN = re.compile(rb"\s*+,\s*+(?=\{)")
 BLANK = re.compile(rb"\s*+")
 KEY = re.compile(rb"\{\s*+(" + STRING + rb")")
 NEXT = re.compile(rb"[,\n}]\s*+(?=\{\s*+(" + STRING + rb"))")
-CLOSED = re.compile(rb"(?:\}\s*|\n)(?=\]\s*\Z)")
+CLOSED = re.compile(rb"(?:\}\s*|\n)(?=\][\s}]*\Z)")  # with the braces of what an array may be wrapped in
 CLOSER = {ord("{"): ord("}"), ord("["): ord("]")}
 BRACKETS = b"{}[]"
 
@@ -45,11 +45,17 @@ class Elements:
         self.keys: set[bytes] = set()  # the first keys of the elements so far
 
     def __iter__(self) -> Iterator[Record]:
+        return self.elements()
+
+    def elements(self, one_array: bool = False) -> Iterator[Record]:
+        """Yield all elements, or with `one_array` those of the array that begins here, passing its end."""
         opened, last = not self.in_array, b""  # last: the bracket or comma before, none after an element
         while character := self.next_character():
             if self.in_array and character == (b"]" if opened else b"[") and last != b",":
                 opened, last = not opened, character
                 self.pass_to(self.at + 1)
+                if one_array and not opened:
+                    return
             elif character == b"," and opened and not last:
                 last = character
                 self.pass_to(self.at + 1)

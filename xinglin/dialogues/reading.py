@@ -17,15 +17,17 @@ from xinglin.dialogues.elements import Elements, begins_an_array, several_lines_
 from xinglin.dialogues.encodings import HEAD, encoding_of, utf8
 from xinglin.dialogues.record import LIMIT, Broken, Read, Record, Unreadable, lines_of, too_long
 from xinglin.dialogues.tables import Columns, Table, parquet, workbook
+from xinglin.dialogues.wrapped import Wrapped, set_within
 
 __all__ = ["Broken", "Record", "records", "suffixes"]
 
-PACKED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open, ".zst": zstandard.open}
+PACKED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open, ".zst": open}
 WHOLE: dict[str, Callable[[Path, Columns], Iterator[Record]]] = {
     ".parquet": parquet,
     ".xlsx": workbook,
 }
 KINDS = (".jsonl", ".json", ".csv", ".tsv", *WHOLE)
+FED = 1 << 10  # bytes of a .zst file unpacked at once: they may become 32 MiB
 DAMAGED = (OSError, EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError)
 
 
@@ -75,19 +77,48 @@ def streamed(file: Path, kind: str, packed: str, columns: Columns) -> Iterator[R
         if kind in (".csv", ".tsv"):
             yield from Table(read, kind).records(columns)
         else:
-            yield from json_records(read, head[mark:].decode(encoding, "replace").encode())
+            yield from json_records(read, head[mark:].decode(encoding, "replace").encode(), columns)
 
 
 @contextmanager
 def opened(file: Path, packed: str) -> Iterator[BinaryIO]:
     with PACKED.get(packed, open)(file, "rb") as source:
-        yield source if packed != ".zst" else io.BufferedReader(source)
+        yield io.BufferedReader(Frames(source)) if packed == ".zst" else source
 
 
-def json_records(read: Read, head: bytes) -> Iterator[Record]:
+class Frames(io.RawIOBase):
+    """Unpacks the frames of a .zst file; raises EOFError where the last has no end, which zstandard.open reads over."""
+
+    def __init__(self, packed: BinaryIO) -> None:
+        self.packed = packed
+        self.frame = zstandard.ZstdDecompressor().decompressobj()
+        self.rest = b""  # read, but not unpacked
+        self.unpacked = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self.unpacked:
+            if not (fed := self.rest or self.packed.read(FED)):
+                if not self.frame.eof:
+                    raise EOFError("a frame is not closed")
+                return 0
+            if self.frame.eof:
+                self.frame = zstandard.ZstdDecompressor().decompressobj()
+            self.unpacked = memoryview(self.frame.decompress(fed))
+            self.rest = self.frame.unused_data
+        length = min(len(buffer), len(self.unpacked))
+        buffer[:length], self.unpacked = self.unpacked[:length], self.unpacked[length:]
+        return length
+
+
+def json_records(read: Read, head: bytes, columns: Columns) -> Iterator[Record]:
     """Yield lines, elements of an array or objects over several lines, told by the beginning: many name an array .jsonl."""
     if begins_an_array(head):
         yield from Elements(read, in_array=True)
+    elif (path := set_within(head, columns)) is not None:
+        yield from Wrapped(read, path, columns)
     elif several_lines_each(head):
         yield from Elements(read, in_array=False)
     else:
