@@ -46,7 +46,7 @@ READ = {  # (converted, rejected, why), and what stats.json counts besides
     ),
     "g12c_punctuation.jsonl": (200, {"an answer without a word": 4, "a first question without a word": 1}, {}),
     "g12d_invisible_tags.jsonl": (199, {"an empty turn": 1}, {"mended": {"hidden": 2, "private": 1}}),
-    "g13_nan_in_array.json": (200, {"not JSON in UTF-8": 1}, {}),
+    "g13_nan_in_array.json": (200, {"NaN or Infinity, which is no JSON: expected a number or null": 1}, {}),
     "g13b_double_comma.json": (363, {"a comma that no element follows": 1}, {}),
     "g16_exam.jsonl": (363, {}, {}),
     "g16b_exam_short.jsonl": (74, {}, {}),

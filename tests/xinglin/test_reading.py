@@ -1,3 +1,4 @@
+import codecs
 import contextlib
 import csv
 import gzip
@@ -550,9 +551,9 @@ def test_parquet_is_read_row_by_row(tmp_path):
     assert read(file) == list(enumerate(ROWS * 1500, 1))
 
 
-def xlsx(file, sheets):
+def xlsx(file, sheets, hidden=()):
     """Write a workbook of sheets, each a list of rows of texts and numbers, as little as the format allows."""
-    kind = "http://schemas.openxmlformats.org"
+    kind, states = "http://schemas.openxmlformats.org", ("visible", "hidden")
     head = f'<?xml version="1.0"?><%s xmlns="{kind}/%s" xmlns:r="{kind}/officeDocument/2006/relationships">'
 
     def cell(value):
@@ -569,7 +570,10 @@ def xlsx(file, sheets):
             "xl/workbook.xml",
             head % ("workbook", "spreadsheetml/2006/main")
             + "<sheets>"
-            + "".join(f'<sheet name="S{i}" sheetId="{i}" r:id="r{i}"/>' for i in range(1, len(sheets) + 1))
+            + "".join(
+                f'<sheet name="S{i}" sheetId="{i}" state="{states[i in hidden]}" r:id="r{i}"/>'
+                for i in range(1, len(sheets) + 1)
+            )
             + "</sheets></workbook>",
         )
         parts.writestr(
@@ -599,6 +603,100 @@ def test_the_one_sheet_of_a_workbook_that_holds_rows_is_read(tmp_path, capsys):
     with ends():
         read(xlsx(tmp_path / "d.xlsx", [rows, rows]))
     assert "several sheets hold rows: S1, S2" in capsys.readouterr().err
+
+
+SHEET = [["问题", "回答"], ["咳嗽", "多喝水"]]
+NOTES = [["说明", "日期"], ["仅供内部使用", "三月"]]
+
+
+@pytest.mark.parametrize(
+    ("sheets", "hidden", "line"),
+    [
+        ([NOTES, SHEET], (), 2),
+        ([SHEET, SHEET], (2,), 2),
+        ([NOTES, SHEET], (1,), 2),
+        ([[["问诊记录", ""], ["", ""], *SHEET]], (), 4),
+        ([NOTES, [["问诊记录", ""], *SHEET]], (), 3),
+    ],
+)
+def test_the_sheet_with_known_names_is_read_below_its_title(tmp_path, sheets, hidden, line):
+    assert read(xlsx(tmp_path / "d.xlsx", sheets, hidden)) == [(line, {"问题": "咳嗽", "回答": "多喝水"})]
+
+
+def test_several_sheets_of_which_none_or_two_are_known_are_refused_with_a_cure(tmp_path, capsys):
+    for sheets in ([NOTES, NOTES], [SHEET, SHEET, NOTES]):
+        with ends():
+            read(xlsx(tmp_path / "d.xlsx", sheets))
+        line = capsys.readouterr().err
+        assert "several sheets hold rows: S1, S2" in line and "save the right one as CSV" in line
+
+
+def test_one_column_of_talks_is_no_title(tmp_path):
+    ((line, value),) = read(xlsx(tmp_path / "d.xlsx", [[["data", ""], ["问：咳嗽", ""]]]))
+    assert (line, value["data"]) == (2, "问：咳嗽")
+
+
+@pytest.mark.parametrize("nothing", ["nan", "NaN", "NULL", "None", "\\N", "N/A", "#N/A", " nan ", "<NA>", "#REF!"])
+def test_what_programs_write_into_an_empty_cell_is_empty(tmp_path, nothing):
+    expected = {"question": "咳嗽", "answer": ""}
+    for suffix, delimiter in ((".csv", ","), (".tsv", "\t")):
+        content = f"question{delimiter}answer\n咳嗽{delimiter}{nothing}\n".encode()
+        assert told(write(tmp_path / f"d{suffix}", content)) == [expected]
+    assert told(xlsx(tmp_path / "d.xlsx", [[["question", "answer"], ["咳嗽", nothing]]])) == [expected]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([expected | {"answer": nothing}]), tmp_path / "d.parquet")
+    assert told(tmp_path / "d.parquet") == [expected]
+
+
+def test_a_byte_order_mark_between_files_put_behind_each_other_is_read_over(tmp_path):
+    mark = codecs.BOM_UTF8
+    assert told(write(tmp_path / "d.jsonl", mark + LINES.encode() + mark + LINES.encode() + mark)) == ROWS * 2
+    array = json.dumps(ROWS).encode()
+    assert told(write(tmp_path / "d.json", mark + array + mark + array)) == ROWS * 2
+    part = mark + ("question,answer\n" + table_of([1])[0]).encode()
+    assert told(write(tmp_path / "d.csv", part * 2)) == [row(1), ("the header once more", "question,answer", 1), row(1)]
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
+@pytest.mark.parametrize("form", ["%s\n%s\n", "[%s, %s]"])
+def test_nan_is_named_as_what_is_no_json(tmp_path, number, form):
+    bad, good = f'{{"data": ["问：咳嗽", "答：NaN"], "score": {number}}}', '{"data": ["问：NaN 是什么", "答：好"]}'
+    first, second = told(write(tmp_path / "d.json", form % (bad, good)))
+    assert "NaN or Infinity, which is no JSON" in first[0] and first[1:] == (bad, 1) and second == json.loads(good)
+
+
+@pytest.mark.parametrize("names", ["question;answer;科室,部门", "q;a;科室,部门", '"科室,部门";q;a'])
+def test_the_delimiter_is_the_one_that_divides_the_rows(tmp_path, names):
+    found = told(write(tmp_path / "d.csv", f"{names}\n" + "咳嗽;多喝水, 少说话;内科\n头痛;休息;外科\n" * 3))
+    assert [list(value.values()) for value in found] == [["咳嗽", "多喝水, 少说话", "内科"], ["头痛", "休息", "外科"]] * 3
+
+
+@pytest.mark.parametrize(("names", "is_header"), [("question,answer", True), ("提问,医生的话", True), ("咳嗽,多喝水", False)])
+def test_a_header_above_columns_given_by_position_is_no_row(tmp_path, names, is_header):
+    found = list(records(write(tmp_path / "d.csv", f"{names}\n头痛,休息\n"), {"question": 1, "answer": 2}))
+    assert [record.line for record in found] == ([2] if is_header else [1, 2])
+    assert found[-1].value == {"1": "头痛", "2": "休息"}
+
+
+def test_a_first_row_that_is_no_header_is_told_with_the_positions_to_set(tmp_path, capsys):
+    for first in ("内科,咳嗽三天怎么办？,多喝温水，注意休息。", "1,头痛3天了,请先量一量血压再说"):
+        with ends():
+            told(write(tmp_path / "d.csv", f"{first}\n"))
+        assert "converted.columns: {question: 2, answer: 3}" in capsys.readouterr().err
+        assert len(told(tmp_path / "d.csv", {"question": 2, "answer": 3})) == 1
+
+
+def test_a_name_over_two_lines_is_one_line_and_a_title_above_it_is_no_header(tmp_path):
+    found = list(records(write(tmp_path / "d.csv", '问诊记录,\n,\n"question\n",answer\n咳嗽,多喝水\n')))
+    assert [(record.line, record.value) for record in found] == [(5, {"question": "咳嗽", "answer": "多喝水"})]
+
+
+def test_bytes_that_are_no_table_are_one_line_of_text(tmp_path, capsys):
+    draw = random.Random(5)
+    for _ in range(20):
+        with ends():
+            told(write(tmp_path / "d.csv", b"\x00\x1b," + draw.randbytes(3000)))
+        line = capsys.readouterr().err
+        assert line.count("\n") == 1 and line[:-1].isprintable()
 
 
 @settings(max_examples=200, deadline=None)

@@ -23,7 +23,7 @@ INSIDE = re.compile(rb"(?:[\s,:]++|" + STRING + rb"|" + LITERAL + rb")*+")
 SCALAR = re.compile(STRING + rb"|" + LITERAL)
 UNFINISHED = re.compile(rb'(?:"(?:[^"\\\n]++|\\[^\n])*+\\?|-?[a-zA-Z]{0,8})\Z')  # what the next block may complete
 BETWEEN = re.compile(rb"\s*+,\s*+(?=\{)")
-BLANK = re.compile(rb"\s*+")
+BLANK = re.compile(rb"(?:\s++|\xef\xbb\xbf)*+")
 KEY = re.compile(rb"\{\s*+(" + STRING + rb")")
 NEXT = re.compile(rb"[,\n}]\s*+(?=\{\s*+(" + STRING + rb"))")
 CLOSED = re.compile(rb"(?:\}\s*|\n)(?=\][\s}]*\Z)")  # with the braces of what an array may be wrapped in

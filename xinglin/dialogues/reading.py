@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import json
 import lzma
 import zlib
 from collections.abc import Callable, Iterator
@@ -13,9 +14,9 @@ from typing import Any, BinaryIO
 import zstandard
 
 from xinglin.cli import CommandError
-from xinglin.dialogues.elements import Elements, begins_an_array, several_lines_each
+from xinglin.dialogues.elements import Elements, begins_an_array, is_object, several_lines_each
 from xinglin.dialogues.encodings import HEAD, encoding_of, utf8
-from xinglin.dialogues.record import LIMIT, Broken, Read, Record, Unreadable, lines_of, too_long
+from xinglin.dialogues.record import LIMIT, Broken, Read, Record, Unreadable, broken, lines_of, too_long
 from xinglin.dialogues.tables import Columns, Table, parquet, workbook
 from xinglin.dialogues.wrapped import Wrapped, set_within
 
@@ -60,11 +61,23 @@ def records(file: Path, columns: Columns = None) -> Iterator[Record]:
     try:
         for record in WHOLE[kind](file, columns) if kind in WHOLE else streamed(file, kind, packed, columns):
             number += 1
-            yield record
+            yield without_nan(record)
     except Unreadable as error:
         raise CommandError(f"{file}: {error}")
     except DAMAGED as error:
         raise CommandError(f"{file}: damaged or cut short after record {number}: {' '.join(str(error).split())[:200]}")
+
+
+def without_nan(record: Record) -> Record:
+    """Return a record, one that would be JSON but for NaN or Infinity as what is broken, with that as the reason."""
+    value = record.value
+    if not isinstance(value, bytes) or (b"NaN" not in value and b"Infinity" not in value) or is_object(value, object):
+        return record
+    try:
+        json.loads(value)
+    except (ValueError, RecursionError):
+        return record
+    return record._replace(value=broken("NaN or Infinity, which is no JSON: expected a number or null", value))
 
 
 def streamed(file: Path, kind: str, packed: str, columns: Columns) -> Iterator[Record]:

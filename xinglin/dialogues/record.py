@@ -1,11 +1,13 @@
 """What every reader yields, and the lines of a source, none of them longer than one may be."""
 
+import codecs
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 LIMIT = 1 << 26  # bytes that a line, a row or an element may have: 64 MiB, so that no file takes the memory
 BLOCK = 1 << 20  # bytes read at once
 LARGEST_BLOCK = 1 << 23
+MARK = codecs.BOM_UTF8  # it stands where files were put behind each other, too
 SHOWN = 1000  # characters kept of what is broken
 
 Read = Callable[[int], bytes]  # the next bytes of a source, in UTF-8; none at its end
@@ -57,11 +59,11 @@ def lines_of(read: Read) -> Iterator[bytes]:
     while block := read(min(max(BLOCK, len(rest)), LARGEST_BLOCK)):
         lines = (rest + block).splitlines(keepends=True)
         rest = b"" if lines[-1].endswith(b"\n") else lines.pop()  # a "\r" there may be half of "\r\n"
-        yield from lines
+        yield from (line.removeprefix(MARK) for line in lines)
         if len(rest) > LIMIT and not rest.endswith(b"\r"):
-            yield rest[: LIMIT + 1]
+            yield rest.removeprefix(MARK)[: LIMIT + 1]
             rest = after_this_line(read)
-    yield from rest.splitlines(keepends=True)
+    yield from (line.removeprefix(MARK) for line in rest.splitlines(keepends=True) if line != MARK)
 
 
 def after_this_line(read: Read) -> bytes:

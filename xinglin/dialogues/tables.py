@@ -4,11 +4,13 @@ import csv
 import re
 import zipfile
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date
-from itertools import chain, count
+from itertools import chain, count, islice
 from pathlib import Path
 
+from xinglin.dialogues.dialogue import Unusable
+from xinglin.dialogues.formats import NAMED, shape_of
 from xinglin.dialogues.record import LIMIT, Read, Record, Unreadable, broken, lines_of, too_long
 
 Columns = Mapping[str, str | int] | None
@@ -16,7 +18,14 @@ Columns = Mapping[str, str | int] | None
 MORE = 1 << 20  # bytes of further lines in which the end of a quoted cell is looked for
 ALIKE = 20  # from how many lines on, each of which could be a row, a cell that holds them is none
 HEADER_LINES = 10  # over which a header may stretch
-DELIMITERS = {".csv": ",;\t|", ".tsv": "\t,;|"}  # the first that the header holds is the delimiter
+DELIMITERS = {".csv": ",;\t|", ".tsv": "\t,;|"}  # of those that fit the header equally, the first is the delimiter
+AHEAD = 20  # lines that tell which of two delimiters in the header divides rows
+TITLE_LINES = 10  # that may stand above a header
+NOTHING = {"nan", "-nan", "null", "none", "\\n", "n/a", "na", "#n/a", "#na", "<na>", "nil", "nat"}  # what programs write
+NOTHING |= {"#null!", "#div/0!", "#value!", "#ref!", "#name?", "#num!"}  # into an empty cell, and Excel's errors
+LONGEST_NOTHING = max(map(len, NOTHING))
+SENTENCE = re.compile(r"[。？！?!，；]|[\u4e00-\u9fff]{9}|\d[天岁周月年度次℃]|.{41}", re.DOTALL)  # no name of a column is one
+NO_TEXT = re.compile(r"[\x00-\x08\x0e-\x1f\x7f\ufffd]")
 TOLD = re.compile(rb"sep=(.)\s*\Z")  # a first line that tells Excel the delimiter
 NOT_CLOSED = "a quote that is not closed"
 BATCH = 1000  # rows of a Parquet file read at once, if they are no longer than usual
@@ -57,9 +66,24 @@ class Table:
     def likely_delimiter(self, kind: str) -> str:
         while (header := self.next_line()) and not header.strip():
             self.line += 1
-        self.again.append(header)
-        unquoted = re.sub(r'"[^"]*"', "", header.decode(errors="replace"))
-        return next((delimiter for delimiter in DELIMITERS[kind] if delimiter in unquoted), DELIMITERS[kind][0])
+        first = unquoted(header)
+        found = [delimiter for delimiter in DELIMITERS[kind] if delimiter in first]
+        ahead = self.ahead() if len(found) > 1 else []
+        self.again.extend([header, *ahead])
+        names = header.decode(errors="replace").replace('"', "")
+
+        def fits(delimiter: str) -> tuple[int, int]:
+            known = sum(name.strip().lower() in NAMED for name in names.split(delimiter))
+            return known, sum(line.count(delimiter) == first.count(delimiter) for line in map(unquoted, ahead))
+
+        return max(found or DELIMITERS[kind][:1], key=fits)
+
+    def ahead(self) -> list[bytes]:
+        """Return some of the next lines, not many bytes of them."""
+        lines: list[bytes] = []
+        while len(lines) < AHEAD and sum(map(len, lines)) < MORE and (line := self.next_line()):
+            lines.append(line)
+        return lines
 
     def next_line(self) -> bytes:
         """Return the next line, nothing at the end."""
@@ -80,24 +104,30 @@ class Table:
 
     def records(self, columns: Columns) -> Iterator[Record]:
         header = self.row(None)
+        while header and is_title(header[0]) and self.line <= TITLE_LINES:
+            self.line += header[1]
+            header = self.row(None)
         if header is None:
             return
         cells, lines = header
         if isinstance(cells, str):
             raise Unreadable(f"the first line is not a row of a table: {cells}")
-        names = names_of(cells, columns)
-        if names == cells:
+        names, is_header = names_of(cells, columns)
+        if is_header:
             self.line += lines
         else:
             self.again.extendleft(reversed(self.pulled))
-        expected = f"under a header of {len(names)}" if names == cells else f"where the first row has {len(names)}"
+        head = cells if is_header else None
+        expected = f"under a header of {len(names)}" if is_header else f"where the first row has {len(names)}"
         while row := self.row(len(names)):
             cells, lines = row
             if isinstance(cells, str):
                 yield Record(self.line, broken(cells, self.pulled[0]), lines)
+            elif cells == head:
+                yield Record(self.line, broken("the header once more", b"".join(self.pulled)), lines)
             elif len(cells) == len(names):
                 if any(map(str.strip, cells)):
-                    yield Record(self.line, dict(zip(names, cells, strict=True)), lines)
+                    yield Record(self.line, dict(zip(names, map(without_nothing, cells), strict=True)), lines)
             elif any(cells):
                 yield Record(self.line, broken(f"{len(cells)} cells {expected}", b"".join(self.pulled)), lines)
             self.line += lines
@@ -141,19 +171,61 @@ class Table:
         return len(cells) == width and not alike
 
 
-def names_of(first: Sequence[str], columns: Columns) -> list[str]:
-    """Return the names of a table's columns: its first row, or "1", "2" … if `columns` gives positions; raises Unreadable."""
+def unquoted(line: bytes) -> str:
+    return re.sub(r'"[^"]*"', "", line.decode(errors="replace"))
+
+
+def without_nothing(cell: str) -> str:
+    """Return a cell, one that holds only what programs write where nothing is as an empty one."""
+    return "" if len(cell) <= LONGEST_NOTHING and cell.strip().lower() in NOTHING else cell
+
+
+def is_title(cells: Sequence[str] | str) -> bool:
+    """Say whether a row above a header is a title or blank: of several cells at most one is filled, and it is no known name."""
+    if isinstance(cells, str):
+        return False
+    filled = [cell for cell in cells if cell.strip()]
+    return len(cells) != 1 and len(filled) <= 1 and not has_known_names(filled, None)
+
+
+def has_known_names(names: Iterable[str], columns: Columns) -> bool:
+    """Say whether a header has what `columns` name, or names of a known shape."""
+    if columns:
+        return {str(name).split(".")[0] for name in columns.values()} <= set(names)
+    try:
+        return bool(shape_of({name: name for name in names}, None))
+    except Unusable:
+        return False
+
+
+def names_of(first: Sequence[str], columns: Columns) -> tuple[list[str], bool]:
+    """Return the names of a table's columns, and whether its first row is a header: otherwise they are "1", "2" …
+
+    They are that too if `columns` gives positions. Raises Unreadable.
+    """
     wanted = [str(column) for column in (columns or {}).values()]
     if wanted and all(name.isdecimal() for name in wanted) and not set(wanted) <= set(first):
         if beyond := [name for name in wanted if not 1 <= int(name) <= len(first)]:
             raise Unreadable(f"converted.columns: position {beyond[0]} in a table of {len(first)} columns")
-        return [str(position) for position in range(1, len(first) + 1)]
-    places = Counter(name.strip().lower() for name in first if name.strip())
+        cells = [first[int(name) - 1].strip().lower() for name in wanted]
+        is_header = any(cell in NAMED for cell in cells) and not any(map(SENTENCE.search, cells))
+        return [str(position) for position in range(1, len(first) + 1)], is_header
+    names = [" ".join(name.split()) for name in first]
+    if any(map(NO_TEXT.search, names)):
+        raise Unreadable("the first line is no text: expected a table in UTF-8, UTF-16, GBK, GB18030 or Big5")
+    places = Counter(name.lower() for name in names if name)
     for name, times in places.items():
         if times > 1:
-            found = [str(place) for place, given in enumerate(first, 1) if given.strip().lower() == name]
+            found = [str(place) for place, given in enumerate(names, 1) if given.lower() == name]
             raise Unreadable(f"columns {' and '.join(found)} are both called '{name}', expected each name once")
-    return list(first)
+    if not columns and len(names) > 1 and any(map(SENTENCE.search, names)) and not has_known_names(names, None):
+        longest = sorted(range(1, len(names) + 1), key=lambda place: -len(names[place - 1]))[:2]
+        question, answer = sorted(longest)
+        raise Unreadable(
+            f"the first line looks like a row, not like a header: where there is none, set converted.columns: "
+            f"{{question: {question}, answer: {answer}}}; where it is one, {{question: NAME, answer: NAME}}"
+        )
+    return names, True
 
 
 def parquet(file: Path, columns: Columns) -> Iterator[Record]:
@@ -167,13 +239,20 @@ def parquet(file: Path, columns: Columns) -> Iterator[Record]:
             rows = max(1, min(BATCH, LIMIT * source.metadata.num_rows // max(1, size)))
             number = count(1)
             for batch in source.iter_batches(batch_size=rows):
-                yield from (Record(next(number), row) for row in batch.to_pylist())
+                yield from (Record(next(number), filled(row)) for row in batch.to_pylist())
     except pyarrow.ArrowException as error:
         raise OSError(error)
 
 
+def filled(row: dict) -> dict:
+    return {name: without_nothing(cell) if isinstance(cell, str) else cell for name, cell in row.items()}
+
+
 def workbook(file: Path, columns: Columns) -> Iterator[Record]:
-    """Yield the rows of the one sheet of a workbook that has any; raises OSError if it is damaged, Unreadable."""
+    """Yield the rows of the sheet that has any, or of several the one with known names; hidden ones do not count.
+
+    Raises OSError if the workbook is damaged, Unreadable.
+    """
     import python_calamine
 
     try:
@@ -181,23 +260,38 @@ def workbook(file: Path, columns: Columns) -> Iterator[Record]:
             if sum(part.file_size for part in parts.infolist()) > UNPACKED:
                 raise Unreadable(f"a workbook of more than {UNPACKED >> 20} MiB unpacked: save it as CSV")
         with python_calamine.CalamineWorkbook.from_path(str(file)) as book:
-            sheets = [sheet for sheet in map(book.get_sheet_by_name, book.sheet_names) if sheet.height]
+            visible = [one.name for one in book.sheets_metadata if one.visible == python_calamine.SheetVisibleEnum.Visible]
+            sheets = {name: sheet for name in visible if (sheet := book.get_sheet_by_name(name)).height}
             if len(sheets) > 1:
-                raise Unreadable(f"several sheets hold rows: {', '.join(sheet.name for sheet in sheets)}; expected one")
-            for sheet in sheets:
+                headers = {name: next(texts_below_title(sheet.iter_rows(), 1))[1] for name, sheet in sheets.items()}
+                known = [name for name in sheets if has_known_names(headers[name], columns)]
+                if len(known) != 1:
+                    raise Unreadable(
+                        f"several sheets hold rows: {', '.join(sheets)}; expected one, or one whose header names a question "
+                        "and an answer: hide the others, or save the right one as CSV"
+                    )
+                sheets = {known[0]: sheets[known[0]]}
+            for sheet in sheets.values():
                 first_line = (sheet.start or (0, 0))[0] + 1
-                yield from sheet_records(enumerate(sheet.iter_rows(), first_line), columns)
+                yield from sheet_records(texts_below_title(sheet.iter_rows(), first_line), columns)
     except (python_calamine.CalamineError, zipfile.BadZipFile) as error:
         raise OSError(error)
 
 
-def sheet_records(rows: Iterator[tuple[int, list]], columns: Columns) -> Iterator[Record]:
-    texts = ((line, list(map(cell_text, row))) for line, row in rows)
+def texts_below_title(rows: Iterable[list], first_line: int) -> Iterator[tuple[int, list[str]]]:
+    """Return the rows of a sheet as texts with their lines, without titles above the header if there is one below them."""
+    texts = ((line, list(map(cell_text, row))) for line, row in enumerate(rows, first_line))
+    above = list(islice(texts, TITLE_LINES))
+    start = next((place for place, (_, cells) in enumerate(above) if not is_title(cells)), 0)
+    return chain(above[start:], texts)
+
+
+def sheet_records(texts: Iterator[tuple[int, list[str]]], columns: Columns) -> Iterator[Record]:
     top, first = next(texts)
-    names = names_of(first, columns)
-    for line, cells in texts if names == first else chain([(top, first)], texts):
+    names, is_header = names_of(first, columns)
+    for line, cells in texts if is_header else chain([(top, first)], texts):
         if any(map(str.strip, cells)):
-            yield Record(line, dict(zip(names, cells, strict=True)))
+            yield Record(line, dict(zip(names, map(without_nothing, cells), strict=True)))
 
 
 def cell_text(value: object) -> str:
