@@ -146,8 +146,8 @@ def separate(
     """
     near = near_links(texts, threshold)
     links = [equal_links(texts), near]
-    likely = [likely_pairs(kind) for kind in texts.kinds]
-    inside = [kind.first[contained_pairs(kind, pairs)] for kind, (pairs, _) in zip(texts.kinds, likely, strict=True)]
+    likely = [likely_pairs(kind) for kind in texts.inside]
+    inside = [kind.first[contained_pairs(kind, pairs)] for kind, (pairs, _) in zip(texts.inside, likely, strict=True)]
     sides = np.full(len(draws), FREE)
     while True:
         labels = groups(np.concatenate(links), len(draws))
@@ -157,7 +157,7 @@ def separate(
             return sides, labels, leaks(texts, sides, threshold)
         if own is None and not any(map(len, parts)):
             overlap = {"exact": shared(texts, sides), "near": len(across(near, sides)), "contained": sum(map(len, parts))}
-            return sides, labels, {"overlap": overlap, "closest": named(closest(texts.kinds, likely, sides))}
+            return sides, labels, {"overlap": overlap, "closest": named(closest(texts.inside, likely, sides))}
         links += parts
 
 
@@ -170,9 +170,9 @@ def leaks(texts: Texts, sides: np.ndarray, threshold: float) -> dict:
 
     Each text is looked at once on every side that it stands on, so that one on two sides is compared with both.
     """
-    kinds = [once_a_side(kind, sides) for kind in texts.kinds]
+    near = [unequal(kind, near_across(kind, sides, threshold)) for kind in (once_a_side(kind, sides) for kind in texts.kinds)]
+    kinds = [once_a_side(kind, sides) for kind in texts.inside]
     likely = [likely_pairs(kind) for kind in kinds]
-    near = [unequal(kind, near_across(kind, sides, threshold)) for kind in kinds]
     inside = [unequal(kind, contained_pairs(kind, pairs)) for kind, (pairs, _) in zip(kinds, likely, strict=True)]
     contained = sum(len(across(kind.first[pairs], sides)) for kind, pairs in zip(kinds, inside, strict=True))
     overlap = {"exact": shared(texts, sides), "near": sum(map(len, near)), "contained": contained}
@@ -221,7 +221,8 @@ def named(pairs: list[dict]) -> list[dict]:
 
 def shared(texts: Texts, sides: np.ndarray) -> int:
     """Count the texts that stand on more than one side."""
-    return sum(len(np.unique(kind.text * len(SIDES) + sides[kind.owner])) - len(kind.texts) for kind in texts.kinds)
+    kinds = (*texts.kinds, *texts.formulas)
+    return sum(len(np.unique(kind.text * len(SIDES) + sides[kind.owner])) - len(kind.texts) for kind in kinds)
 
 
 def need_small_groups(texts: Texts, labels: np.ndarray, free: np.ndarray) -> None:

@@ -111,7 +111,7 @@ def contents(texts: Sequence[Text], known: Known) -> tuple[list[str], Known]:
     )
     common = np.unique(np.concatenate([common_grams(part) for part in (distinct, *known)]))
     rest = dict(zip(distinct, without(distinct, [common]), strict=True))
-    stock = {text for text, count in often.items() if is_stock(len(text), count, records, True)}
+    stock = {text for text, count in often.items() if is_stock(len(text), count, records)}
     return ["" if text.plain in stock else rest[text.plain] for text in texts], Known(
         *(list(without(part, [common])) for part in known)
     )

@@ -12,6 +12,7 @@ from xinglin.leakage.stored import MIX, Batch, Stored, by_batch, count, places, 
 
 SHARE = 0.005  # of the distinct texts: an 8-gram in more of them is boilerplate
 FLOOR = 10  # texts, whatever the share; in 363 hand-written dialogues no 8-gram stands in more than 6
+NEAR_FLOOR = 50  # the same where texts may be near: 50 variants of one question, or questions with one answer, are to be found
 GREETING = 30  # characters that a greeting has at the most
 STOCK_SHARE, STOCK_FLOOR = 0.05, 50  # of the dialogues, from which on a longer question is taken for a formula
 DRAW_SHARE, DRAW_FLOOR = 0.01, 30  # of the questions: an 8-gram in more of them draws no side

@@ -76,11 +76,15 @@ class Stored(Sequence[str]):
         """Return the texts at some places, or those that a mask chooses."""
         return Stored(self.file, self.starts[chosen], self.lengths[chosen])
 
+    def within(self, before: np.ndarray, behind: np.ndarray) -> "Stored":
+        """Return the texts without some code points before and behind."""
+        return Stored(self.file, self.starts + before, self.lengths - before - behind)
+
     def restore(self, chosen: np.ndarray, other: "Stored") -> None:
-        """Put texts of another file, where they have the same places, in the place of what is left of them."""
+        """Put texts of another file in the place of what is left of them, for which there is room."""
         for place in chosen.tolist() if self.file is not other.file else ():
-            start = int(other.starts[place])
-            self.file.write(start, other.file.read(start, int(other.lengths[place])))
+            text = other.file.read(int(other.starts[place]), int(other.lengths[place]))
+            self.file.write(int(self.starts[place]), text)
         self.lengths[chosen] = other.lengths[chosen]
 
     def batch(self, begin: int, end: int) -> Batch:
