@@ -201,8 +201,9 @@ def check(tally: SourceTally, converted: Converted, file: Path, alone: bool) -> 
     A source of nothing but preferences may stand beside others, not `alone`.
     """
     if not tally.raw:
-        drew_none = f": its share draws none of {tally.left_out}, raise it" if tally.left_out else ""
-        raise CommandError(f"{file}: no records{drew_none}")
+        none = "expected a line, a row below the header or an element for each dialogue: is it the right file?"
+        drew_none = f"its share draws none of {tally.left_out}, raise it"
+        raise CommandError(f"{file}: no records: {drew_none if tally.left_out else none}")
     rejected = tally.reasons.total() - tally.set_aside
     by_record, by_line = (rejected, tally.raw, "records"), (tally.rejected_lines, tally.lines, "lines")
     lost, of, what = max(by_record, by_line, key=lambda counted: counted[0] / counted[1])
