@@ -34,7 +34,8 @@ repro: ## make what is not up to date (dvc repro), also where the file at raw.pa
 test: ## every test but the long ones (make soak), the real pipeline included
 	@$(MAKE) --no-print-directory --jobs 3 setup .venv-transformers4/ready .venv-clients/ready packages
 	@$(MAKE) --no-print-directory lint
-	$(PY) -m pytest -m "not soak" -n 2 --dist loadfile --no-loadscope-reorder
+	$(PY) -m pytest -m "not soak" tests/test_pipeline.py
+	$(PY) -m pytest -m "not soak" --ignore tests/test_pipeline.py -n 2 --dist loadfile
 
 packages:
 	@sh tests/install.sh

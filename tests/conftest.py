@@ -221,12 +221,6 @@ def hub_folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[
     return folders
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the longest file first: one core runs the pipeline while the other runs the rest."""
-    items.sort(key=lambda item: item.path.name != "test_pipeline.py")
-
-
 @pytest.fixture(scope="session")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The real pipeline, made once from the embedded sample and base in a copy of the project."""
