@@ -40,7 +40,7 @@ RANK = {alias: place for place, alias in enumerate(NAMED)}  # of two names of on
 SAYS_WHO = ("human", "user", "patient")  # that may name the patient as well as hold the question
 MAPPED = ("title", "question", "answer", "department", "system", "turns", "label")
 TURN_LISTS = ("messages", "conversation", "conversations", "dialogue", "dialog", "turns", "data")
-JSON_LISTS = (*TURN_LISTS, "history", "prompt", "chosen", "rejected", "completion")  # which a table's cell may hold as JSON
+JSON_LISTS = {*TURN_LISTS, "history", "prompt", "chosen", "rejected", "completion"}  # which a table's cell may hold as JSON
 OPTIONS = ("option", "options", "choices", "选项")
 OPTION_KEY = re.compile(r"(?:option[_ ]?|opt[_ ]?|选项)?([A-H])", re.IGNORECASE)
 CHOICE = re.compile(r"[A-H](?:\s*[,，、;；和|]?\s*[A-H]){0,7}")
@@ -365,7 +365,7 @@ def as_object(record: Any) -> dict:
         return {"data" if all(isinstance(one, str) for one in record) else "messages": record}
     if not isinstance(record, dict):
         raise Unusable("not a JSON object")
-    texts = {key: parsed(record[key], key) for key in JSON_LISTS if isinstance(record.get(key), str)}
+    texts = {key: parsed(value, key) for key, value in record.items() if isinstance(value, str) and key in JSON_LISTS}
     return record | texts if any(not isinstance(value, str) for value in texts.values()) else record
 
 

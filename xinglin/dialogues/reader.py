@@ -150,9 +150,11 @@ class Reader:
         """Return the turns of texts without roles of their own, with marks before them, or within where one was not divided."""
         self.marked = True
         pieces = [piece for text in texts for piece in self.speakers.pieces(text, alone=len(texts) == 1)]
-        if name := self.speakers.unknown(pieces if len(pieces) > 1 else "".join(pieces).splitlines()):
+        marked = self.speakers.marks(pieces)
+        lines = [] if len(pieces) > 1 else "".join(pieces).splitlines()
+        if name := self.speakers.unknown(lines or pieces, self.speakers.marks(lines) if lines else marked):
             raise Unusable(f"speaker {name!r} is not known: converted.speakers names more, such as {{{name}: user}}")
-        turns = placed(pieces, self.speakers)
+        turns = placed(marked)
         if any(role == "tool" for role, _ in turns):
             raise Unusable("a turn of a tool")
         return turns

@@ -4,10 +4,11 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 Turn = tuple[str, str]  # ("user" or "assistant", text)
+Marked = tuple[str | None, str]  # the role that a mark before a text names, and the text behind it
 MARKS = {  # that stand before a text, and within one that tells of a talk
     "user": "问 患者 病人 患儿家长 患者家属 来访者 求助者 咨询者 用户 用戶 user human patient client q",
     "assistant": "答 医生 医师 大夫 主治医生 主治医师 住院医师 主任医师 副主任医师 咨询师 心理咨询师 心理医生 治疗师 助手 "
@@ -26,6 +27,7 @@ TITLES = {  # behind a family name, a department and the like
 }
 TITLE_ROLES = {title: role for role, titles in TITLES.items() for title in titles.split()}
 LETTERS = ("q", "a")
+GROUPS = ("held", "name", "title", "alone")  # of the patterns, which hold a name
 
 FILLERS = "\u115f\u1160\u3164\uffa0"  # letters that show nothing; all else that shows nothing is no letter
 SPACES = r"&(?:nbsp|ensp|emsp|thinsp|zwnj|zwj|#0*(?:32|160|819[2-9]|820[0-7]|12288|65279)|#x0*(?:20|a0|200[0-f]|3000|feff));?"
@@ -59,31 +61,37 @@ class Speakers(NamedTuple):
         mark = f"{plain}："
         return self.roles.get(plain) or next((role for role, rest in (self.mark(mark, True), titled(mark)) if not rest), None)
 
-    def mark(self, text: str, letters: bool = False) -> tuple[str | None, str]:
+    def mark(self, text: str, letters: bool = False) -> Marked:
         """Return the role that a mark before the text names (None without one), and the text behind the mark.
 
         Q and A are marks with `letters` only: an answer "A：…" may name a choice.
         """
         found = self.first.match(text)
-        if not found or (not letters and named(found) in LETTERS):
-            return None, text
-        return self.roles[named(found)], text[found.end() :].removesuffix("</s>")
+        return self.behind(found, named(found), text, letters) if found else (None, text)
 
-    def marks(self, texts: Sequence[str]) -> list[tuple[str | None, str]]:
+    def behind(self, found: re.Match, name: str, text: str, letters: bool) -> Marked:
+        if name in LETTERS and not letters:
+            return None, text
+        return self.roles[name], text[found.end() :].removesuffix("</s>")
+
+    def marks(self, texts: Sequence[str]) -> list[Marked]:
         """Return the mark of each text and what is behind it.
 
         A title behind a family name is a mark where most texts have one: a letter begins "张医生：您好" as well.
         """
-        letters = any((found := self.first.match(text)) and named(found) == "q" for text in texts)
-        known = [self.mark(text, letters) for text in texts]
+        found = [self.first.match(text) for text in texts]
+        names = [named(mark) if mark else "" for mark in found]
+        known = [
+            self.behind(mark, name, text, "q" in names) if mark else (None, text)
+            for mark, name, text in zip(found, names, texts, strict=True)
+        ]
         if all(role for role, _ in known):
             return known
         more = [found if found[0] else titled(text) for found, text in zip(known, texts, strict=True)]
         return more if 2 * sum(role is not None for role, _ in more) > len(texts) else known
 
-    def unknown(self, texts: Sequence[str]) -> str | None:
+    def unknown(self, texts: Sequence[str], marked: Sequence[Marked]) -> str | None:
         """Return a name that nobody knows, if most texts begin with one of several names and this one stands there again."""
-        marked = self.marks(texts)
         if all(role for role, _ in marked):
             return None
         labels = [found[1].strip() if (found := LABEL.match(text)) else "" for text in texts]
@@ -114,16 +122,17 @@ def only_lead(text: str) -> bool:
     return re.fullmatch(LEAD, text) is not None
 
 
+@lru_cache(1 << 12)
 def narrow(name: str) -> str:
     return unicodedata.normalize("NFKC", name).lower()
 
 
 def named(found: re.Match) -> str:
-    groups = found.groupdict()
-    return narrow(next(groups[name] for name in ("held", "name", "title", "alone") if groups.get(name)))
+    groups = found.re.groupindex
+    return narrow(next(name for group in GROUPS if group in groups and (name := found[group])))
 
 
-def titled(text: str) -> tuple[str | None, str]:
+def titled(text: str) -> Marked:
     """Return the role that a title before the text names, behind a family name say, and the text behind it."""
     found = BEFORE_TITLE.match(text)
     return (TITLE_ROLES[found["title"]], text[found.end() :]) if found else (None, text)
@@ -166,15 +175,14 @@ def held(names: Iterable[str], group: str = "held") -> str:
     return rf"[<\[【]\s*(?P<{group}>{'|'.join(map(wide_too, sorted(names, key=len, reverse=True)))})\s*[>\]】]"
 
 
-def placed(texts: Sequence[str], speakers: Speakers) -> list[Turn]:
+def placed(marked: Sequence[Marked]) -> list[Turn]:
     """Return the turns of texts that a mark may stand before; one without goes by its neighbours, or all of them by place.
 
     So it is in HuatuoGPT-sft-data-v1, whose own loader goes by place (FreedomIntelligence/HuatuoGPT, scripts/finetune.py).
     """
-    marked = speakers.marks(texts)
     first = next((place for place, (role, _) in enumerate(marked) if role), None)
     if first is None:
-        return [(("user", "assistant")[place % 2], text) for place, text in enumerate(texts)]
+        return [(("user", "assistant")[place % 2], text) for place, (_, text) in enumerate(marked)]
     last = marked[first][0] if first % 2 else other(marked[first][0])  # who would speak before the first text
     turns: list[Turn] = []
     for role, text in marked:
