@@ -125,11 +125,12 @@ def by_datasets(source: Path, out: Path) -> None:
     import datasets
 
     from xinglin.dialogues.cleaning import clean, tidy
-    from xinglin.dialogues.formats import SHAPES, shape_of
+    from xinglin.dialogues.formats import read, shape_of
     from xinglin.dialogues.rows import alpaca_row
 
     def convert(record: dict) -> dict:
-        dialogue = SHAPES[shape_of(record, None)](record, None)
+        whole = dict(record)
+        dialogue = read(whole, shape_of(whole, None))
         turns, _ = clean(dialogue.turns, 4000)
         return alpaca_row([said for _, said in turns], tidy("", Counter()), dialogue.department)
 
