@@ -142,7 +142,8 @@ lint: setup ## ruff and mypy
 
 soak: setup .venv-export/ready ## the long tests: kills, full disks, ten minutes of damaged files, new cases for the property tests
 	$(PY) -m pytest -m soak
-	HYPOTHESIS_PROFILE=default $(PY) -m pytest -m "not soak" tests/xinglin/test_cleaning.py tests/stages/test_converted.py tests/xinglin/test_reading.py
+	HYPOTHESIS_PROFILE=default $(PY) -m pytest -m "not soak" tests/xinglin/test_cleaning.py tests/stages/test_converted.py \
+	  tests/xinglin/test_reading.py tests/xinglin/test_tables.py tests/xinglin/test_elements.py
 
 bench: setup ## conversion, gateway and DVC's own cost, measured: runs the pipeline anew, minutes (on a GPU: python -m benchmarks.gpu FOLDER)
 	$(PY) -m benchmarks.pipeline
