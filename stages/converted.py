@@ -22,7 +22,8 @@ from xinglin.cli import CommandError, run_command, start
 from xinglin.dialogues import licences
 from xinglin.dialogues.batches import POINTS, Batch, Origin, batches, point
 from xinglin.dialogues.conversion import SHOWN, Converted, convert
-from xinglin.dialogues.reading import Record, kind_of, records
+from xinglin.dialogues.kinds import kind_of
+from xinglin.dialogues.reading import Record, records
 from xinglin.dialogues.rows import texts_of
 from xinglin.dialogues.sources import Source, Sources, read_sources
 from xinglin.dialogues.tally import CONTRADICTED, PAIR, UNDESIRED, Chunk, SourceTally, Tally

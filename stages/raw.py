@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from xinglin.cli import CommandError, run_command, start
 from xinglin.dialogues import licences
-from xinglin.dialogues.reading import suffixes
+from xinglin.dialogues.kinds import suffixes
 from xinglin.dialogues.sources import SAMPLES_LICENCE, File, Part, Sources, data_files, own_parts, parts_in, stem, write_sources
 from xinglin.dialogues.sources import Source as Kept
 from xinglin.files import atomic_path, file_sha256, need_space

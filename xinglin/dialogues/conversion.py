@@ -13,7 +13,8 @@ from xinglin.dialogues import personal
 from xinglin.dialogues.batches import Batch, as_bytes
 from xinglin.dialogues.cleaning import clean, tidy
 from xinglin.dialogues.dialogue import Dialogue, Unusable
-from xinglin.dialogues.formats import MAPPED, flat, read, shape_of, walked
+from xinglin.dialogues.formats import MAPPED, flat, read, shape_of
+from xinglin.dialogues.reader import walked
 from xinglin.dialogues.record import Broken
 from xinglin.dialogues.rows import alpaca_row
 from xinglin.dialogues.screening import Advertising, ensure_length, screened

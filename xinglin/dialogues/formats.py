@@ -5,24 +5,12 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
-import orjson
-
 from xinglin.dialogues.dialogue import Dialogue, Unusable
-from xinglin.dialogues.reader import (
-    NOT_LEARNED,
-    SAID,
-    THOUGHTS,
-    UNDESIRABLE,
-    Reader,
-    empty,
-    holds_text,
-    pair_side,
-    plain_key,
-    text_of,
-    truth,
-    verdict_of,
-)
+from xinglin.dialogues.exams import with_options
+from xinglin.dialogues.reader import SAID, THOUGHTS, Reader, first_of, reached
 from xinglin.dialogues.speakers import Turn, speakers
+from xinglin.dialogues.values import empty, loaded, plain_key, text_of
+from xinglin.dialogues.verdicts import NOT_LEARNED, UNDESIRABLE, holds_text, pair_side, truth, verdict_of
 
 Columns = Mapping[str, str | int] | None  # which key of a record is its question, answer, …; dots lead into objects and lists
 
@@ -41,9 +29,6 @@ SAYS_WHO = ("human", "user", "patient")  # that may name the patient as well as 
 MAPPED = ("title", "question", "answer", "department", "system", "turns", "label")
 TURN_LISTS = ("messages", "conversation", "conversations", "dialogue", "dialog", "turns", "data")
 JSON_LISTS = {*TURN_LISTS, "history", "prompt", "chosen", "rejected", "completion"}  # which a table's cell may hold as JSON
-OPTIONS = ("option", "options", "choices", "选项")
-OPTION_KEY = re.compile(r"(?:option[_ ]?|opt[_ ]?|选项)?([A-H])", re.IGNORECASE)
-CHOICE = re.compile(r"[A-H](?:\s*[,，、;；和|]?\s*[A-H]){0,7}")
 WHO = ("role", "from", "speaker", "sender")
 PAIRS = (
     ("human", "assistant"),
@@ -262,89 +247,6 @@ def one_of(record: Reader, part: str, key: str) -> None:
             raise Unusable(f"two {part}s, '{key}' and '{other}': say which by converted.columns: {{{mapped}}}")
 
 
-def with_options(record: Reader, question: str, answer: str) -> tuple[str, str]:
-    """Return an exam's question with its options, one a line, and the answer that is a letter with its option's text.
-
-    Raises Unusable for options of a kind that cannot be read.
-    """
-    key = next((name for name in record.record if plain_key(name) in OPTIONS and not empty(record.record[name])), None)
-    chosen = re.findall("[A-H]", answer) if CHOICE.fullmatch(answer) else []
-    options = options_of(record, key, bool(chosen))
-    if not options:
-        return question, answer
-    if any(letter not in options for letter in chosen):
-        raise Unusable(f"an exam: its options would be lost, '{key or 'A'}' does not hold '{answer[:20]}'")
-    if not all(text in question for text in options.values()):
-        question = "\n".join([question, *(f"{letter}. {text}" for letter, text in options.items())])
-    return question, "\n".join(f"{letter}. {options[letter]}" for letter in chosen) or answer
-
-
-def options_of(record: Reader, key: str | None, is_exam: bool) -> dict[str, str]:
-    """Return the options of an exam by their letters; without a key of its own they may be columns A, B, C …"""
-    if key is None:
-        columns = {found[1].upper(): name for name in record.record if (found := OPTION_KEY.fullmatch(str(name).strip()))}
-        if not is_exam or not {"A", "B"} <= columns.keys():
-            return {}
-        texts = {letter: first_of(record, name).strip() for letter, name in sorted(columns.items())}
-        return {letter: text for letter, text in texts.items() if text}
-    value = record.take(key)
-    value = loaded(value) if isinstance(value, str) else value
-    if isinstance(value, str):
-        value = [line for line in map(str.strip, value.splitlines()) if line]
-    if isinstance(value, list):
-        value = dict(option(place, entry) for place, entry in enumerate(value))
-    if not isinstance(value, dict) or not value or not all(isinstance(text, str) and text.strip() for text in value.values()):
-        value = {letter: text for letter, text in value.items() if not empty(text)} if isinstance(value, dict) else {}
-    if len(value) < 2 or not all(
-        isinstance(text, str) and re.fullmatch("[A-Z]", str(name).strip()) for name, text in value.items()
-    ):
-        if is_exam:
-            raise Unusable(f"an exam: its options would be lost, '{key}' does not hold one text for each letter")
-        record.read.discard(key)
-        return {}
-    return {str(letter).strip(): text.strip() for letter, text in value.items()}
-
-
-def option(place: int, entry: Any) -> tuple[str, Any]:
-    """Return the letter and the text of an option: a text, which may begin with its letter, or an object of both."""
-    if isinstance(entry, dict) and len(entry) == 2:
-        letter, text = sorted(entry.values(), key=lambda value: len(str(value)))
-        return str(letter), text
-    found = re.match(r"[(（]?([A-H])(?:\s*[.．、:：)）]\s*|\s+)(?=\S)", entry) if isinstance(entry, str) else None
-    return (found[1], entry[found.end() :]) if found else ("ABCDEFGHIJKLMNOPQRSTUVWXYZ"[place % 26], entry)
-
-
-def first_of(record: Reader, key: str) -> str:
-    value = reached(record, key)
-    while isinstance(value, list) and value:
-        record.unread |= {f"{key}[1:]"} if len(value) > 1 else set()
-        value = next((one for one in value if not empty(one)), None)
-    return text_of(value, key)
-
-
-def reached(record: Reader, path: str) -> Any:
-    """Return what a key holds; one with dots leads through objects and lists."""
-    if path in record.record:
-        return record.take(path)
-    record.read.add(path.split(".")[0])
-    return walked(record.record, path)[1]
-
-
-def walked(record: Any, path: str) -> tuple[bool, Any]:
-    """Return whether a record has what a path with dots leads to, and what it holds."""
-    if isinstance(record, dict) and path in record:
-        return True, record[path]
-    value = record
-    for step in path.split("."):
-        if isinstance(value, list) and step.isdecimal() and int(step) < len(value):
-            value = value[int(step)]
-        elif isinstance(value, dict) and step in value:
-            value = value[step]
-        else:
-            return False, None
-    return True, value
-
-
 SHAPES: dict[str, Callable[[Reader, Columns], Dialogue]] = {
     "huatuo": huatuo,
     "alpaca": alpaca,
@@ -375,15 +277,6 @@ def parsed(value: Any, key: str) -> Any:
     if isinstance(found, str) and re.match(r"\s*\[\s*[\[{]", found):
         raise Unusable(f"'{key}' begins like a list in JSON and is none")
     return found
-
-
-def loaded(text: str) -> Any:
-    if text.lstrip()[:1] not in ("[", "{"):
-        return text
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return text
 
 
 def shape_of(given: Any, columns: Columns) -> str:

@@ -16,39 +16,17 @@ import zstandard
 from xinglin.cli import CommandError
 from xinglin.dialogues.elements import Elements, begins_an_array, is_object, several_lines_each
 from xinglin.dialogues.encodings import HEAD, encoding_of, utf8
+from xinglin.dialogues.kinds import suffixes
 from xinglin.dialogues.record import LIMIT, Broken, Read, Record, Unreadable, broken, lines_of, too_long
 from xinglin.dialogues.tables import Columns, Table, parquet, workbook
 from xinglin.dialogues.wrapped import Wrapped, set_within
 
-__all__ = ["Broken", "Record", "records", "suffixes"]
+__all__ = ["Broken", "Record", "records"]
 
-PACKED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open, ".zst": open}
-WHOLE: dict[str, Callable[[Path, Columns], Iterator[Record]]] = {
-    ".parquet": parquet,
-    ".xlsx": workbook,
-}
-KINDS = (".jsonl", ".json", ".csv", ".tsv", *WHOLE)
+UNPACK: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open, ".zst": open}
+BY_ROWS: dict[str, Callable[[Path, Columns], Iterator[Record]]] = {".parquet": parquet, ".xlsx": workbook}
 FED = 1 << 10  # bytes of a .zst file unpacked at once: they may become 32 MiB
 DAMAGED = (OSError, EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError)
-
-
-def suffixes(file: Path) -> tuple[str, str]:
-    """Return which of KINDS a file is and how it is packed ("" for plain), by its name; stop if it is none of them."""
-    kind, packed = kind_of(file)
-    if kind is None:
-        raise CommandError(
-            f"{file}: expected a name that ends in {', '.join(KINDS)}, alone or, but for {' and '.join(WHOLE)}, "
-            f"with {', '.join(PACKED)} after it"
-        )
-    return kind, packed
-
-
-def kind_of(file: Path) -> tuple[str | None, str]:
-    """Return the same, None for a file that cannot be read."""
-    name = file.name.lower()
-    packed = next((suffix for suffix in PACKED if name.endswith(suffix)), "")
-    kind = next((suffix for suffix in KINDS if name.removesuffix(packed).endswith(suffix)), None)
-    return (None if packed and kind in WHOLE else kind), packed
 
 
 def records(file: Path, columns: Columns = None) -> Iterator[Record]:
@@ -59,7 +37,7 @@ def records(file: Path, columns: Columns = None) -> Iterator[Record]:
     kind, packed = suffixes(file)
     number = 0
     try:
-        for record in WHOLE[kind](file, columns) if kind in WHOLE else streamed(file, kind, packed, columns):
+        for record in BY_ROWS[kind](file, columns) if kind in BY_ROWS else streamed(file, kind, packed, columns):
             number += 1
             yield without_nan(record)
     except Unreadable as error:
@@ -95,7 +73,7 @@ def streamed(file: Path, kind: str, packed: str, columns: Columns) -> Iterator[R
 
 @contextmanager
 def opened(file: Path, packed: str) -> Iterator[BinaryIO]:
-    with PACKED.get(packed, open)(file, "rb") as source:
+    with UNPACK.get(packed, open)(file, "rb") as source:
         yield io.BufferedReader(Frames(source)) if packed == ".zst" else source
 
 

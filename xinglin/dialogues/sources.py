@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from xinglin.cli import CommandError
-from xinglin.dialogues.reading import KINDS, kind_of, suffixes
+from xinglin.dialogues.kinds import KINDS, kind_of, suffixes
 from xinglin.files import read_json, write_json
 from xinglin.params import Section
 
